@@ -1,0 +1,71 @@
+"""The state of a batch as a transformers `Cache`, so that `generate` and its loops carry it like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from bmojo_neuron.state import State, select_rows
+
+
+class BMojoCache(Cache):
+    """Owns one state; `forward` reads it and puts the next one in its place, in the same memory where it can.
+
+    Attributes:
+        state: the state (see `bmojo_neuron.state`), or None before the first forward.
+        seen: columns fed so far, padding included (what transformers calls the sequence length).
+    """
+
+    def __init__(self, state: State | None = None) -> None:
+        super().__init__(layers=[])
+        self.state = state
+        self.seen = 0 if state is None else int(state["n"].max())
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.seen
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    @property
+    def batch_size(self) -> int:
+        return -1 if self.state is None else self.state["n"].shape[0]
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.state is not None
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    def reset(self) -> None:
+        self.state, self.seen = None, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.state is not None:
+            self.state = select_rows(self.state, indices.to(self.state["n"].device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.state is not None:
+            rows = torch.arange(self.batch_size, device=self.state["n"].device)
+            self.state = select_rows(self.state, rows.repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove:
+            raise ValueError(
+                "crop: a recurrent state cannot be rewound; keep a copy (bmojo_neuron.state.copy_state) to go back to. "
+                "Assisted generation, which rewinds, is not possible with this model"
+            )
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        raise TypeError("update: this cache is advanced by the model's forward as a whole, not layer by layer")

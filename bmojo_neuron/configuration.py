@@ -1,0 +1,174 @@
+"""Configuration of every model that one B'MOJO block can be: Transformer, SSM, hybrid, B'MOJO-F, B'MOJO."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import PretrainedConfig
+
+LAYER_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
+MIXERS = ("mamba2",)
+EIDETIC_POSITIONS = ("boundary", "absolute")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+    """Flat, typed description of a model; letters in brackets are those of the paper and of the code.
+
+    Raises:
+        ValueError: a field is out of range or two fields contradict each other; the message names the
+            field, what was expected and what came.
+    """
+
+    model_type = "bmojo"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    vocab_size: int = 32000
+    hidden_size: int = 768  # d
+    intermediate_size: int = 2048  # width of the SwiGLU; 0 drops it
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12  # H
+    num_key_value_heads: int | None = None  # Hk; null: as many as query heads
+    head_dim: int | None = None  # D; null: hidden_size / num_attention_heads
+    layer_types: list[str] | None = None  # one of LAYER_TYPES per layer; null: all "bmojo"
+    max_position_embeddings: int = 131072  # what a fixed-length model is meant for; not a limit here
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    rope_parameters: dict[str, Any] | None = None
+
+    window: int = 256  # W: tokens kept verbatim by sliding_attention, bmojo_f and bmojo
+    mixer: str = "mamba2"  # the fading memory inside bmojo_f and bmojo
+    tie_fading_projections: bool = True  # fading tokens use the projections of the in-context ones
+
+    selection_period: int | None = None  # C <= W: tokens between two selections; null: W
+    eidetic_size: int = 256  # M: slots of eidetic memory; 0 makes bmojo equal bmojo_f
+    eidetic_half_life: float | None = None  # tokens in which a score loses ln 2; null: never
+    eidetic_position: str = "boundary"  # keys sit at the constant distance 2W, or at their "absolute" position
+    eidetic_score_bias: bool = True  # add beta_h * score to eidetic logits, so that selection is learnt
+    innovation_taps: int = 4  # k: past fading outputs that the one-step predictor sees
+    innovation_loss_weight: float = 0.1
+
+    mamba2_num_heads: int | None = None  # null: num_attention_heads
+    mamba2_num_kv_heads: int | None = None  # heads of x and B before expansion; null: num_key_value_heads
+    mamba2_head_dim: int | None = None  # P; null: head_dim
+    mamba2_state_size: int | None = None  # N; null: head_dim
+    mamba2_conv_size: int = 4
+    mamba2_qk_norm: bool = True  # per-head RMS norm of B and C
+
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        def default(name: str, value: object) -> None:
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+        default("num_key_value_heads", self.num_attention_heads)
+        default("head_dim", self.hidden_size // self.num_attention_heads)
+        default("layer_types", ["bmojo"] * self.num_hidden_layers)
+        default("selection_period", self.window)
+        default("mamba2_num_heads", self.num_attention_heads)
+        default("mamba2_num_kv_heads", self.num_key_value_heads)
+        default("mamba2_head_dim", self.head_dim)
+        default("mamba2_state_size", self.head_dim)
+        default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
+        layer_types = self.layer_types
+        super().__post_init__(**kwargs)
+        self.layer_types = layer_types  # transformers renames "mamba" and "attention" to words of its own
+        self._check()
+
+    def validate_layer_type(self) -> None:
+        """Replaces transformers' check, which knows none of our layer types; see `_check`."""
+
+    def _check(self) -> None:
+        def require(ok: bool, name: str, expected: str) -> None:
+            if not ok:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+        for name in (
+            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+            *("head_dim", "window", "selection_period", "innovation_taps", "mamba2_num_heads"),
+            *("mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size", "mamba2_conv_size"),
+        ):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, name, "an integer of at least 1")
+        require(self.intermediate_size >= 0, "intermediate_size", "0 (no MLP) or more")
+        require(self.eidetic_size >= 0, "eidetic_size", "0 (no eidetic memory) or more")
+        require(self.head_dim % 2 == 0, "head_dim", "an even number (rotary embedding turns pairs)")
+        require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            "num_key_value_heads",
+            f"a divisor of num_attention_heads ({self.num_attention_heads})",
+        )
+        require(
+            self.mamba2_num_heads % self.mamba2_num_kv_heads == 0,
+            "mamba2_num_kv_heads",
+            f"a divisor of mamba2_num_heads ({self.mamba2_num_heads})",
+        )
+        require(
+            len(self.layer_types) == self.num_hidden_layers and set(self.layer_types) <= set(LAYER_TYPES),
+            "layer_types",
+            f"{self.num_hidden_layers} entries (num_hidden_layers), each one of {', '.join(LAYER_TYPES)}",
+        )
+        require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
+        require(self.selection_period <= self.window, "selection_period", f"at most window ({self.window})")
+        require(
+            self.eidetic_position in EIDETIC_POSITIONS,
+            "eidetic_position",
+            f"one of {', '.join(EIDETIC_POSITIONS)}",
+        )
+        require(
+            self.eidetic_half_life is None or self.eidetic_half_life > 0,
+            "eidetic_half_life",
+            "a positive number of tokens, or null for no decay",
+        )
+        require(
+            self.rope_parameters.get("rope_type", "default") in ROPE_TYPES,
+            "rope_parameters",
+            f"a rope_type among {', '.join(ROPE_TYPES)}",
+        )
+
+    @property
+    def eidetic_decay(self) -> float:
+        """lambda of the rank key, per token: ln 2 / half-life."""
+        return 0.0 if self.eidetic_half_life is None else 0.6931471805599453 / self.eidetic_half_life
+
+    @property
+    def has_eidetic(self) -> bool:
+        """Whether any layer selects tokens, so that steps must stop at selection boundaries."""
+        return self.eidetic_size > 0 and "bmojo" in self.layer_types
+
+    @classmethod
+    def transformer(cls, **kwargs: Any) -> BMojoConfig:
+        """Full causal attention in every layer."""
+        return cls._uniform("attention", kwargs)
+
+    @classmethod
+    def mamba2(cls, **kwargs: Any) -> BMojoConfig:
+        """Fading memory only: a Mamba-2 mixer in every layer."""
+        return cls._uniform("mamba2", kwargs)
+
+    @classmethod
+    def hybrid(cls, **kwargs: Any) -> BMojoConfig:
+        """Mamba-2 and full attention in turn, as Jamba-like models have it."""
+        depth = kwargs.pop("num_hidden_layers", cls.num_hidden_layers)
+        types = [("mamba2", "attention")[i % 2] for i in range(depth)]
+        return cls(num_hidden_layers=depth, layer_types=types, **kwargs)
+
+    @classmethod
+    def bmojo_f(cls, **kwargs: Any) -> BMojoConfig:
+        """Window and fading tokens under one softmax, without eidetic memory."""
+        return cls._uniform("bmojo_f", kwargs)
+
+    @classmethod
+    def bmojo(cls, **kwargs: Any) -> BMojoConfig:
+        """All three memories in every layer."""
+        return cls._uniform("bmojo", kwargs)
+
+    @classmethod
+    def _uniform(cls, layer_type: str, kwargs: dict[str, Any]) -> BMojoConfig:
+        depth = kwargs.pop("num_hidden_layers", cls.num_hidden_layers)
+        return cls(num_hidden_layers=depth, layer_types=[layer_type] * depth, **kwargs)

@@ -1,0 +1,349 @@
+"""B'MOJO: one block, many architectures. Its layers differ only in the memories that their softmax reads.
+
+    h += layer(RMSNorm(h))      attention | sliding_attention | mamba2 | bmojo_f | bmojo
+    h += SwiGLU(RMSNorm(h))
+
+Three programs run it (spec/model section 6): `step` (T tokens after a state), `select` (the merge into eidetic memory
+at a selection boundary) and the full form for training. `feed` is the host's loop over the first two.
+
+Letters: B batch, T tokens, d hidden size, V vocabulary, C selection period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from bmojo_neuron.cache import BMojoCache
+from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
+from bmojo_neuron.layers import Attention, BMojo
+from bmojo_neuron.mixers import Mamba2
+from bmojo_neuron.norm import RMSNorm, Rotary
+from bmojo_neuron.ops import Ops, load_ops
+from bmojo_neuron.padding import compact, restore
+from bmojo_neuron.planning import FREE_CHUNK, plan
+from bmojo_neuron.state import State, StatePart, grow, new_state
+from bmojo_neuron.window import Call, FullCall, StepCall
+
+
+def default_model_path() -> Path:
+    """Directory of the embedded default model."""
+    return Path(__file__).parent / "default_model"
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x)."""
+
+    def __init__(self, config: BMojoConfig) -> None:
+        super().__init__()
+        d, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(d, inner, bias=False)
+        self.up_proj = nn.Linear(d, inner, bias=False)
+        self.down_proj = nn.Linear(inner, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo | Mamba2:
+    """The sequence layer of one layer type."""
+    match kind:
+        case "attention":
+            return Attention(config, ops, window=None)
+        case "sliding_attention":
+            return Attention(config, ops, window=config.window)
+        case "mamba2":
+            return Mamba2(config, ops)
+        case "bmojo_f":
+            return BMojo(config, ops, eidetic=False)
+        case "bmojo":
+            return BMojo(config, ops, eidetic=config.eidetic_size > 0)
+    raise AssertionError(kind)  # the configuration has checked it
+
+
+class Block(nn.Module):
+    """A sequence layer and an MLP, each behind a norm and around a residual."""
+
+    def __init__(self, config: BMojoConfig, ops: Ops, kind: str) -> None:
+        super().__init__()
+        self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layer = build_layer(kind, config, ops)
+        self.mlp = SwiGLU(config) if config.intermediate_size else None
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if config.intermediate_size else None
+
+    def forward(self, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+        y, new = self.layer(self.input_norm(h), call, state)
+        h = h + y
+        if self.mlp is not None and self.mlp_norm is not None:
+            h = h + self.mlp(self.mlp_norm(h))
+        return h, new
+
+
+class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
+    """The language model: embedding, blocks, norm, head; with a session's state as its cache.
+
+    Args:
+        config: the architecture.
+        backend: whose kernels run the ops: "torch" (any device). Never stored in the configuration.
+    """
+
+    config_class = BMojoConfig
+    config: BMojoConfig
+    base_model_prefix = ""
+    _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012 (transformers reads it so)
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _is_stateful = True  # transformers: this cache cannot be rewound
+
+    def __init__(self, config: BMojoConfig, backend: str = "torch") -> None:
+        super().__init__(config)
+        self.ops = load_ops(backend)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary = Rotary(config)
+        self.layers = nn.ModuleList(Block(config, self.ops, kind) for kind in config.layer_types)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Mamba2 | EideticMemory | Rotary):
+            module.reset()
+
+    # -- the programs -------------------------------------------------------------------------------------------------
+
+    def step(
+        self, tokens: Tensor, n_valid: Tensor, state: State, *, all_logits: bool = False, donate: bool = False
+    ) -> tuple[Tensor, State]:
+        """Feed up to T tokens per row. Pure; never crosses a selection boundary (`plan` sees to that).
+
+        Args:
+            tokens: (B, T) int32; row b's tokens from n_valid[b] on are padding and change nothing.
+            n_valid: (B,) int32, 0 <= n_valid <= T <= `self.chunk`.
+            state: as from `new_state` or an earlier step.
+            all_logits: return logits of all T positions rather than of the last valid one.
+            donate: the old state is given up, so its memory may hold the new one.
+
+        Returns:
+            logits (B, V) or (B, T, V), and the new state.
+        """
+        call = StepCall(state["n"], n_valid, tokens.shape[1], donate)
+        h, parts = self._run(tokens, call, state)
+        new = {**state, **parts, "n": state["n"] + n_valid}
+        if not all_logits:
+            last = (n_valid - 1).clamp(min=0).long().view(-1, 1, 1).expand(-1, 1, h.shape[2])
+            h = h.gather(1, last).squeeze(1) if tokens.shape[1] > 1 else h.squeeze(1)
+        return self.lm_head(self.norm(h)), new
+
+    def select(self, state: State, at_boundary: Tensor) -> tuple[State, State]:
+        """Merge the tokens about to leave the window into eidetic memory, for rows that stand on a boundary.
+
+        Args:
+            state: any state; rows that do not stand on a boundary keep theirs.
+            at_boundary: (B,) bool: n is a multiple of C.
+
+        Returns:
+            The new state, and per B'MOJO layer the C entries that fell out of memory (position -1: none).
+        """
+        new, evicted = dict(state), {}
+        c = self.config
+        candidates = state["n"].unsqueeze(1) - c.window
+        candidates = candidates + torch.arange(c.selection_period, dtype=torch.int32, device=candidates.device)
+        back = None
+        if c.eidetic_position == "boundary":
+            back = self.rotary(candidates, self.dtype).inverse()
+        for i, memory in self._eidetic_layers():
+            prefix = f"layers.{i}."
+            local = {name: state[prefix + name] for name in (*SLOT_PARTS, "context_k", "context_v", "context_score")}
+            kept, dropped = memory.select(local, state["n"], at_boundary, back)
+            new |= {prefix + name: part for name, part in kept.items()}
+            evicted |= {prefix + name: part for name, part in dropped.items()}
+        return new, evicted
+
+    def _run(self, tokens: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+        """All blocks; returns h (B, T, d) before the last norm, and the parts of the new state."""
+        h = self.embed_tokens(tokens)
+        call.here = self.rotary(call.position, h.dtype)
+        behind = torch.full((1, 1), 2 * self.config.window, dtype=torch.int32, device=h.device)
+        call.behind = self.rotary(behind, h.dtype)
+        new: State = {}
+        for i, block in enumerate(self.layers):
+            prefix = f"layers.{i}."
+            local = {name[len(prefix) :]: part for name, part in state.items() if name.startswith(prefix)}
+            h, parts = block(h, call, local)
+            new |= {prefix + name: part for name, part in parts.items()}
+        return h, new
+
+    # -- the host's side ----------------------------------------------------------------------------------------------
+
+    @property
+    def chunk(self) -> int:
+        """Longest step: windowed layers take at most a window (B'MOJO: a selection period) at a time."""
+        if self.config.has_eidetic:
+            return min(self.config.selection_period, FREE_CHUNK)
+        windowed = {"sliding_attention", "bmojo_f", "bmojo"} & set(self.config.layer_types)
+        return min(self.config.window, FREE_CHUNK) if windowed else FREE_CHUNK
+
+    def state_parts(self) -> list[StatePart]:
+        """The registry: every tensor that a session keeps."""
+        parts = [StatePart("n", (), torch.int32)]
+        for i, block in enumerate(self.layers):
+            for part in cast(Block, block).layer.parts(self.dtype):
+                name = f"layers.{i}.{part.name}"
+                parts.append(StatePart(name, part.shape, part.dtype, part.initial, part.grows))
+        return parts
+
+    def new_state(self, batch_size: int = 1, capacity: int = 0) -> State:
+        """The state before any token; `capacity` preallocates the keys and values of full attention (tokens)."""
+        return new_state(self.state_parts(), batch_size, capacity, self.device)
+
+    def feed(
+        self,
+        ids: Tensor,
+        state: State,
+        *,
+        lengths: Sequence[int] | None = None,
+        all_logits: bool = False,
+        donate: bool = False,
+    ) -> tuple[Tensor, State]:
+        """Feed any number of tokens: plan, select and step until all are consumed.
+
+        Args:
+            ids: (B, T) int32 or int64, T >= 1, right-padded where `lengths` says so.
+            state: B rows; left as it was unless `donate`.
+            lengths: valid tokens per row, each 0..T; None: all T.
+            all_logits: return logits of every position (zeros at padding) rather than of the last valid one.
+            donate: the old state is given up, so its memory may hold the new one.
+
+        Returns:
+            logits (B, V) (zeros for a row of length 0) or (B, T, V), and the new state.
+
+        Raises:
+            ValueError: shapes do not fit each other.
+        """
+        batch, width = ids.shape
+        if batch != state["n"].shape[0] or width < 1:
+            raise ValueError(f"ids: expected ({state['n'].shape[0]}, T >= 1) token ids, got {tuple(ids.shape)}")
+        if ids.dtype != torch.int32:
+            ids = ids.to(torch.int32)
+        left = [width] * batch if lengths is None else list(lengths)
+        if len(left) != batch or not all(0 <= length <= width for length in left):
+            raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
+        seen = state["n"].tolist()
+        state = grow(state, self.state_parts(), max(s + length for s, length in zip(seen, left, strict=True)))
+        logits = torch.zeros(
+            (batch, width, self.config.vocab_size) if all_logits else (batch, self.config.vocab_size),
+            dtype=self.dtype,
+            device=ids.device,
+        )
+        done = [0] * batch
+        for piece in plan(seen, left, self.config.selection_period if self.config.has_eidetic else None, self.chunk):
+            if any(piece.at_boundary):
+                state, _ = self.select(state, torch.tensor(piece.at_boundary, device=ids.device))
+            length = max(piece.take)
+            n_valid = torch.tensor(piece.take, dtype=torch.int32, device=ids.device)
+            columns = torch.tensor(done, device=ids.device).unsqueeze(1) + torch.arange(length, device=ids.device)
+            tokens = ids.gather(1, columns.clamp(max=width - 1))
+            out, state = self.step(tokens, n_valid, state, all_logits=all_logits, donate=donate)
+            for b, take in enumerate(piece.take):
+                if take and all_logits:
+                    logits[b, done[b] : done[b] + take] = out[b, :take]
+                elif take:
+                    logits[b] = out[b]
+            done = [d + take for d, take in zip(done, piece.take, strict=True)]
+        return logits, state
+
+    # -- the face that transformers knows -----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: BMojoCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of a batch, as every causal LM of transformers gives them.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a row: a row's result
+                is that of its valid tokens alone. Logits at padding mean nothing.
+            labels: (B, T) token ids, -100 = ignored; adds `loss` (in training with the innovation loss).
+            past_key_values: continue after this state; the cache owns it, and holds the new one afterwards.
+            use_cache: return the state; default: the configuration's word, but not in training or with labels.
+            logits_to_keep: only the last so many positions, or these; 0 = all.
+            position_ids: accepted where it says what the mask says; positions follow from the tokens themselves.
+
+        Raises:
+            ValueError: an argument has the wrong shape or says something that cannot be honoured.
+        """
+        if input_ids.dim() != 2 or input_ids.shape[1] < 1:
+            raise ValueError(f"input_ids: expected (batch, tokens >= 1), got shape {tuple(input_ids.shape)}")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and labels is None
+        cached = use_cache or past_key_values is not None
+        mask = attention_mask
+        if mask is not None:
+            if mask.dim() != 2 or mask.shape[1] < input_ids.shape[1] or mask.shape[0] != input_ids.shape[0]:
+                raise ValueError(
+                    f"attention_mask: expected (batch, tokens), 1 = valid, for input_ids {tuple(input_ids.shape)}, "
+                    f"got {tuple(mask.shape)}"
+                )
+            mask = mask[:, -input_ids.shape[1] :]
+            mask = None if bool(mask.all()) else mask
+        tokens, lengths, order = compact(input_ids, mask)
+
+        innovation = torch.zeros((), device=input_ids.device)
+        if cached:
+            cache = past_key_values if past_key_values is not None else BMojoCache()
+            state = self.new_state(input_ids.shape[0]) if cache.state is None else cache.state
+            only_last = isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None
+            logits, cache.state = self.feed(
+                tokens, state, lengths=lengths, all_logits=not only_last, donate=not torch.is_grad_enabled()
+            )
+            cache.seen += input_ids.shape[1]
+            logits = logits.unsqueeze(1) if only_last else _keep(restore(logits, order), logits_to_keep)
+        else:
+            cache = None
+            call = FullCall(*tokens.shape, self.config.selection_period, tokens.device)
+            h, reports = self._run(tokens, call, {})
+            logits = self.lm_head(self.norm(_keep(restore(h, order), logits_to_keep)))
+            losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
+            innovation = torch.stack(losses).mean() if losses else innovation
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = loss + self.config.innovation_loss_weight * innovation
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+
+    def _eidetic_layers(self) -> list[tuple[int, EideticMemory]]:
+        layers = [(i, cast(Block, block).layer) for i, block in enumerate(self.layers)]
+        return [(i, layer.eidetic) for i, layer in layers if isinstance(layer, BMojo) and layer.eidetic is not None]
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any) -> None:
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"cache_implementation: this model's state is its own BMojoCache, got "
+                f"{generation_config.cache_implementation!r}; leave it unset"
+            )
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = BMojoCache()
+
+
+def _keep(x: Tensor, positions: int | Tensor) -> Tensor:
+    if isinstance(positions, int):
+        return x[:, -positions:] if positions else x
+    return x[:, positions]
