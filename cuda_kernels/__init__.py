@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices, one module per op; same names as `bmojo_neuron.ops`."""

@@ -1,0 +1,1 @@
+"""NKI kernels for Neuron devices, one module per op; same names as `bmojo_neuron.ops`."""
