@@ -1,0 +1,1 @@
+"""How the default model was made: corpus, tokenizer, recall dialogues, recipe, loop, evaluation."""
