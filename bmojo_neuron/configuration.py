@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 
 LAYER_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
@@ -12,6 +13,7 @@ EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
+@strict
 class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Flat, typed description of a model; letters in brackets are those of the paper and of the code.
 

@@ -168,6 +168,20 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             evicted |= {prefix + name: part for name, part in dropped.items()}
         return new, evicted
 
+    def full(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The full form: a whole sequence from its start, all selection periods at once, differentiable.
+
+        Args:
+            tokens: (B, T).
+
+        Returns:
+            h (B, T, d), normed, ready for the head; and, in training mode, the innovation loss (a scalar; else 0).
+        """
+        call = FullCall(*tokens.shape, self.config.selection_period, tokens.device)
+        h, reports = self._run(tokens, call, {})
+        losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
+        return self.norm(h), torch.stack(losses).mean() if losses else h.new_zeros(())
+
     def _run(self, tokens: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
         """All blocks; returns h (B, T, d) before the last norm, and the parts of the new state."""
         h = self.embed_tokens(tokens)
@@ -317,11 +331,8 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             logits = logits.unsqueeze(1) if only_last else _keep(restore(logits, order), logits_to_keep)
         else:
             cache = None
-            call = FullCall(*tokens.shape, self.config.selection_period, tokens.device)
-            h, reports = self._run(tokens, call, {})
-            logits = self.lm_head(self.norm(_keep(restore(h, order), logits_to_keep)))
-            losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
-            innovation = torch.stack(losses).mean() if losses else innovation
+            h, innovation = self.full(tokens)
+            logits = self.lm_head(_keep(restore(h, order), logits_to_keep))
 
         loss = None
         if labels is not None:

@@ -1,0 +1,224 @@
+"""The training loop: dialogues and text in, a model directory out; stops and resumes anywhere.
+
+Batches are drawn from a generator seeded by (recipe seed, step), so that a resumed run sees what an unbroken one sees.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.model import BMojoForCausalLM
+from bmojo_neuron.training.corpus import load_corpus
+from bmojo_neuron.training.dialogues import DialogueSource, sample_dialogue, whole_words
+from bmojo_neuron.training.recall import measure, perplexity, without_eidetic
+from bmojo_neuron.training.recipe import Recipe, Stage
+from bmojo_neuron.training.tokenizer import train_tokenizer
+
+SAVE_EVERY = 120.0  # seconds between two checkpoints
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens (B, T) int64 and answers (B, T) bool: which tokens have to be recalled."""
+
+    tokens: Tensor
+    answers: Tensor
+
+
+class Training:
+    """One run: model, optimiser, data, and where it stands.
+
+    Args:
+        recipe: what to train.
+        out: directory of the run; a checkpoint in it is resumed.
+        resume: go on from the checkpoint in `out`, if there is one.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, resume: bool = True) -> None:
+        self.recipe, self.out = recipe, out
+        out.mkdir(parents=True, exist_ok=True)
+        corpus = load_corpus()
+        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(corpus.train, whole_words(), recipe.vocab_size)
+        self.source = DialogueSource(self.tokenizer, corpus.train)
+        self.heldout = DialogueSource(self.tokenizer, corpus.heldout)
+        torch.manual_seed(recipe.seed)
+        config = BMojoConfig(
+            vocab_size=len(self.tokenizer),
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **recipe.model,
+        )
+        self.model = BMojoForCausalLM(config)
+        self.optimizer = _optimizer(self.model, recipe)
+        self.steps = [(stage, i) for stage in recipe.stages for i in range(stage.tokens // (stage.batch * stage.length))]
+        self.step, self.seconds = 0, 0.0
+        self.log = out / "log.jsonl"
+        if resume and (out / "training.json").is_file():
+            self._load()
+
+    def run(self, max_minutes: float | None = None) -> BMojoForCausalLM:
+        """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
+        started = saved = time.monotonic()
+        earlier = self.seconds
+        bar = tqdm(total=len(self.steps), initial=self.step, unit="step", dynamic_ncols=True)
+        tokens = 0
+        while self.step < len(self.steps):
+            stage, _ = self.steps[self.step]
+            report = self._train_step(stage)
+            self.step += 1
+            tokens += stage.batch * stage.length
+            now = time.monotonic()
+            self.seconds = earlier + now - started
+            bar.update()
+            bar.set_postfix(report | {"tok/s": f"{tokens / (now - started):.0f}"}, refresh=False)
+            if self.step % self.recipe.evaluate_every == 0:
+                self._write(self._evaluate() | report)
+            elif self.step % 50 == 0:
+                self._write(report)
+            if now - saved > SAVE_EVERY:
+                self.save()
+                saved = now
+            if max_minutes is not None and now - started > 60 * max_minutes:
+                break
+        bar.close()
+        self.save()
+        return self.model.eval()
+
+    def batch(self, stage: Stage, rng: np.random.Generator) -> Batch:
+        """Dialogues of this stage, and among them sequences of text alone."""
+        tokens, answers = [], []
+        for _ in range(stage.batch):
+            if rng.random() < stage.text:
+                tokens.append(self.source.stretch(rng, stage.length))
+                answers.append(np.zeros(stage.length, bool))
+                continue
+            dialogue = sample_dialogue(
+                rng,
+                self.source,
+                length=stage.length,
+                notes=int(rng.integers(stage.notes[0], stage.notes[1] + 1)),
+                filler=rng.uniform(*stage.filler),
+                min_distance=stage.min_distance,
+                names_pool=stage.pool,
+                values_pool=stage.pool,
+            )
+            tokens.append(dialogue.tokens)
+            answers.append(dialogue.is_answer)
+        return Batch(torch.from_numpy(np.stack(tokens)).long(), torch.from_numpy(np.stack(answers)))
+
+    def _train_step(self, stage: Stage) -> dict[str, float]:
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, self.step])
+        batch = self.batch(stage, rng)
+        self.model.train()
+        h, innovation = self.model.full(batch.tokens)
+        h, target, asked = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten(), batch.answers[:, 1:].flatten()
+        drawn = torch.from_numpy(rng.random(len(target)) < recipe.text_loss_share)
+        chosen = (asked | drawn).nonzero().squeeze(1)
+        losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
+        asked = asked[chosen]
+        text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
+        loss = text + recipe.answer_weight * answer + self.model.config.innovation_loss_weight * innovation
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr() * group["lr_scale"]
+        for parameters in _clip_groups(self.model):
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"text": round(text.item(), 3), "answer": round(answer.item(), 3)}
+
+    def _lr(self) -> float:
+        recipe = self.recipe
+        if self.step < recipe.warmup:
+            return recipe.peak_lr * (self.step + 1) / recipe.warmup
+        progress = (self.step - recipe.warmup) / max(1, len(self.steps) - recipe.warmup)
+        return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def _evaluate(self) -> dict[str, float]:
+        self.model.eval()
+        out: dict[str, float] = {}
+        for distance in self.recipe.distances:
+            result = measure(self.model, self.heldout, distance, "heldout_pairs", dialogues=16)
+            out |= {f"recall@{distance}": round(result.accuracy, 3), f"held@{distance}": round(result.held, 3)}
+        return out
+
+    def report(self) -> dict[str, object]:
+        """Held-out perplexity, and recall by distance with and without eidetic memory."""
+        self.model.eval()
+        off = without_eidetic(self.model)
+        rows = []
+        for distance in self.recipe.distances:
+            for split in ("heldout_pairs", "heldout_names"):
+                for name, model in (("on", self.model), ("off", off)):
+                    rows.append({"eidetic": name, **asdict(measure(model, self.heldout, distance, split))})
+        text = torch.from_numpy(self.heldout.filler).long()
+        return {"perplexity": perplexity(self.model, text), "recall": rows}
+
+    def save(self) -> None:
+        """Model directory, optimiser and position, each replaced as a whole."""
+        self.model.save_pretrained(self.out / "model")
+        self.tokenizer.save_pretrained(self.out / "model")
+        save_file(_optimizer_tensors(self.optimizer), self.out / "optimizer.tmp")
+        (self.out / "optimizer.tmp").rename(self.out / "optimizer.safetensors")
+        (self.out / "training.json").write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
+
+    def _load(self) -> None:
+        position = json.loads((self.out / "training.json").read_text())
+        self.step, self.seconds = position["step"], position["seconds"]
+        weights = load_file(self.out / "model" / "model.safetensors")
+        self.model.load_state_dict(weights, strict=False)
+        tensors = load_file(self.out / "optimizer.safetensors")
+        for i, parameter in enumerate(_parameters(self.optimizer)):
+            self.optimizer.state[parameter] = {
+                key: tensors[f"{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{i}.{key}" in tensors
+            }
+
+    def _write(self, row: dict[str, float]) -> None:
+        with self.log.open("a") as file:
+            file.write(json.dumps({"step": self.step, "seconds": round(self.seconds), **row}) + "\n")
+
+
+def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors do not; the innovation predictor is a group of its own."""
+    named = list(model.named_parameters())
+    predictor = [p for name, p in named if name.endswith("predictor")]
+    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor")]
+    vectors = [p for name, p in named if p.dim() != 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay, "lr_scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": predictor, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.peak_lr, betas=(0.9, 0.95), foreach=True)
+
+
+def _clip_groups(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
+    """The predictor is clipped by itself: its loss must not eat the others' norm (spec/model 3.7)."""
+    named = list(model.named_parameters())
+    yield [p for name, p in named if not name.endswith("predictor")]
+    yield [p for name, p in named if name.endswith("predictor")]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
+    return {f"{i}.{key}": value.contiguous() for i, part in enumerate(state) for key, value in part.items()}
