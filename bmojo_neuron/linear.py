@@ -1,0 +1,151 @@
+"""Where a linear layer's weight layout is chosen: once, after loading, for inference.
+
+Models are made of plain `nn.Linear`. `prepack` turns the large ones into `PackedLinear`, which
+holds its weight in the blocked layout of oneDNN, in place of the plain one; `unpack` turns them
+back. What was measured is in docs/decisions/0004-linear-weight-layout.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+ROWS = 32  # rows that oneDNN lays a weight out for; this hint is fast at 1 to 512 rows alike
+MIN_ELEMENTS = 1 << 18  # below, oneDNN's cost per call (20 us) outweighs what its layout saves
+
+
+def prepack(model: nn.Module) -> str:
+    """Give each linear layer of `model` the weight layout that is fastest for inference.
+
+    On a CPU, float32 weights of at least MIN_ELEMENTS elements are repacked for oneDNN; all others
+    stay plain. A packed layer holds its weight once, except where another module shares it (a tied
+    `lm_head`): there the plain one stays beside it, and that matrix takes its memory twice.
+
+    `state_dict`, `save_pretrained`, copies and pickles hold plain weights; `parameters()` lists
+    only what is not packed. Moving, casting, training or loading a state into a packed layer
+    unpacks it. Export the plain model.
+
+    Args:
+        model: in eval mode.
+
+    Returns:
+        One line for a log: the layout chosen and why.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    if model.training:
+        raise ValueError(
+            "model: expected eval mode (packed weights take no gradient), got training mode; "
+            "call model.eval() first"
+        )
+    if not torch.backends.mkldnn.is_available():
+        return "plain weights: this build of torch has no oneDNN"
+    users = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    large = [m for m in linears if m.in_features * m.out_features >= MIN_ELEMENTS]
+    packed = 0
+    for linear in large:
+        if type(linear) is nn.Linear and _fits(linear.weight):
+            PackedLinear.pack(linear, shared=users[id(linear.weight)] > 1)
+        packed += isinstance(linear, PackedLinear)
+    return (
+        f"oneDNN weights in {packed} of {len(linears)} linear layers: "
+        f"{len(large)} have {MIN_ELEMENTS:,} elements or more, {packed} of these are float32 on cpu"
+    )
+
+
+def unpack(model: nn.Module) -> None:
+    """Turn every packed layer of `model` back into a plain `nn.Linear`, in place."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.unpack()
+
+
+class PackedLinear(nn.Linear):
+    """An `nn.Linear` whose weight (out, in) lies in oneDNN's blocked layout; `pack` makes it.
+
+    `weight` is the plain weight where another module shares it, else None.
+    """
+
+    _packed: Tensor
+    _trainable: bool
+
+    @staticmethod
+    def pack(linear: nn.Linear, shared: bool) -> None:
+        """Turn `linear` (float32, CPU) into a packed layer, in place.
+
+        Args:
+            shared: another module uses the plain weight too, so it must stay.
+        """
+        packed, trainable = _reorder(linear.weight.detach()), linear.weight.requires_grad
+        linear.__class__ = PackedLinear
+        self = cast(PackedLinear, linear)
+        self._packed, self._trainable = packed, trainable
+        if not shared:
+            self.register_parameter("weight", None)
+
+    def unpack(self) -> nn.Linear:
+        """Turn back into a plain `nn.Linear`, in place; returns itself."""
+        if self._parameters["weight"] is None:
+            self.weight = nn.Parameter(self._packed.to_dense(), self._trainable)
+        del self._packed, self._trainable
+        linear = cast(nn.Linear, self)
+        linear.__class__ = nn.Linear
+        return linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x W^T + b for float32 (..., in) on the CPU, without gradient.
+
+        Raises:
+            RuntimeError: a gradient is asked for.
+            ValueError: the input is not float32 on the CPU.
+        """
+        if input.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "packed linear layer: expected no gradient, got an input that requires one; use "
+                "torch.inference_mode(), or call bmojo_neuron.linear.unpack(model) first"
+            )
+        if not _fits(input):
+            raise ValueError(
+                "input: expected float32 on cpu, as this layer's packed weight is, got "
+                f"{input.dtype} on {input.device}; or call bmojo_neuron.linear.unpack(model) first"
+            )
+        linear = torch.ops.mkldnn._linear_pointwise
+        return cast(Tensor, linear(input, self._packed, self.bias, "none", [], ""))
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; training unpacks."""
+        return cast(Self, self.unpack().train()) if mode else super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return cast(Self, self.unpack()._apply(fn, recurse))  # moved or cast
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unpack()._load_from_state_dict(*args, **kwargs)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        if self._parameters["weight"] is None:
+            destination[prefix + "weight"] = self._packed.to_dense()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def __getstate__(self) -> dict[str, Any]:  # copy and pickle cannot handle oneDNN's tensors
+        return {**self.__dict__, "_packed": self._packed.to_dense()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        plain = {**state, "_packed": _reorder(state["_packed"])}
+        super().__setstate__(plain)  # type: ignore[no-untyped-call]
+
+
+def _fits(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
