@@ -1,0 +1,175 @@
+"""The command line `bmojo`: generate, serve, train, doctor.
+
+Everything heavy is imported by the command that needs it. A wrong argument ends with exit code 2, a
+machine or installation that cannot do what was asked with 1; stderr says which and why.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+app = typer.Typer(
+    name="bmojo",
+    help="Train B'MOJO models, load them and talk to them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory; the embedded model if not given.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest that make up this.")
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Makes sampling repeatable; drawn if not given.")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option(help="Print text as it comes, not all of it at the end.")
+    ] = True,
+) -> None:
+    """Continue a text; prints the continuation alone."""
+    if not prompt:
+        _fail("--prompt: expected a text, got none", code=2)
+    if temperature > 0 and top_p == 0:
+        _fail("--top-p: expected a number above 0 and up to 1, got 0.0", code=2)
+    with _one_line_errors():
+        network, tokenizer = _load(model)
+    from transformers import TextStreamer, set_seed
+
+    how: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    if stream:
+        how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    if seed is not None:
+        set_seed(seed)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    if not stream:
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        typer.echo(tokenizer.decode(new, skip_special_tokens=True))
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            envvar="BMOJO_MODEL_PATH", help="Model directory; the embedded model if not given."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="BMOJO_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, envvar="BMOJO_PORT", help="Port to listen on; 0 takes a free one."
+        ),
+    ] = 8000,
+) -> None:
+    """Answer over HTTP, with sessions that remember.
+
+    Every other setting of the server is an environment variable BMOJO_NAME.
+    """
+    from bmojo_neuron.model import default_model_path
+
+    try:
+        from serving.app import serve as run_server
+        from serving.settings import Settings
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; pip install 'bmojo-neuron[serve]' brings it", code=1)
+    with _one_line_errors():
+        run_server(Settings(model_path=model or default_model_path(), host=host, port=port))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="Name of what to train: model, data, curriculum.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Directory of the run: checkpoints, then model.")
+    ] = Path("runs/default"),
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the checkpoint in the directory, if there is one.")
+    ] = True,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after this time; a later run goes on.")
+    ] = None,
+) -> None:
+    """Train a model. Can be stopped at any time and started again."""
+    from bmojo_neuron.training.recipe import RECIPES, run
+
+    if recipe not in RECIPES:
+        _fail(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}", code=2)
+    try:
+        run(recipe, out, max_minutes=max_minutes, resume=resume)
+    except FileNotFoundError as error:
+        _fail(str(error), code=1)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+) -> None:
+    """Tell what this machine can run and, for everything else, why not.
+
+    Exits with 1 if not even the PyTorch CPU backend is usable.
+    """
+    from rich.console import Console
+
+    from bmojo_neuron.doctor import diagnose, render
+
+    report = diagnose()
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report) | {"usable": report.usable}, indent=2))
+    else:
+        Console().print(render(report))
+    raise typer.Exit(0 if report.usable else 1)
+
+
+def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
+    from transformers import AutoTokenizer
+
+    from bmojo_neuron.model import BMojoForCausalLM, default_model_path
+
+    directory = default_model_path() if path is None else path
+    if not (directory / "config.json").is_file():
+        raise ValueError(
+            f"--model: expected a directory with a config.json, got {str(directory)!r}; "
+            "'bmojo train' makes one"
+        )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
+    return BMojoForCausalLM.from_pretrained(directory).eval(), tokenizer
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        _fail(str(error), code=2)
+    except OSError as error:
+        _fail(str(error), code=1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"bmojo: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
