@@ -1,0 +1,1 @@
+"""HTTP server: sessions whose memory is the model's own state."""

@@ -1,0 +1,124 @@
+"""The app factory: makes the parts, hands them to each other, starts and stops the engine."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from bmojo_neuron import BMojoForCausalLM, __version__
+from bmojo_neuron.linear import prepack
+from serving.engine import Engine
+from serving.errors import add_error_handlers
+from serving.routes import Service, build_router
+from serving.sessions import MemoryStore
+from serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+A B'MOJO model with sessions: a session keeps the model's own state, whose size does not grow with
+the conversation, so each turn costs its new tokens only.
+
+    curl -N localhost:8000/generate \\
+      -d '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
+
+Sessions live in memory. When there are too many, the longest unused idle one is dropped; a GET of
+it is then answered 404. Every error has one shape: `{"error": {"code", "message", "param",
+"expected", "got"}}`; answers with a Retry-After header may be tried again.
+"""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    model: BMojoForCausalLM | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> FastAPI:
+    """The server, ready to be run by any ASGI server; its lifespan starts and stops the engine.
+
+    Args:
+        settings: see `Settings`.
+        model: instead of the one at `settings.model_path`; then `tokenizer` is needed too.
+        tokenizer: of that model.
+
+    Raises:
+        OSError, ValueError: no model can be loaded from the path, or model and tokenizer do not
+            belong together.
+    """
+    if (model is None) != (tokenizer is None):
+        raise ValueError("model, tokenizer: expected both or neither, got one of them")
+    if model is None or tokenizer is None:
+        model, tokenizer = load(settings.model_path)
+    model.train(False)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got "
+            f"{len(tokenizer)}; load both from one directory"
+        )
+    eos = model.config.eos_token_id
+    store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
+    engine = Engine(
+        model,
+        store,
+        bos=tokenizer.bos_token_id,
+        eos=frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos),
+        max_waiting=settings.max_queued_turns,
+        prefill_piece=settings.prefill_piece,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(engine.stop)
+
+    app = FastAPI(
+        title="bmojo-neuron",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.service = Service(settings, tokenizer, engine, store)
+    app.include_router(build_router(app.state.service))
+    add_error_handlers(app)
+    return app
+
+
+def load(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a directory, the model ready for inference.
+
+    Raises:
+        OSError, ValueError: it holds none.
+    """
+    if not path.is_dir():
+        raise ValueError(
+            f"model_path: expected a directory with a model, got {str(path)!r}; `bmojo train` "
+            "makes one"
+        )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    model = BMojoForCausalLM.from_pretrained(path).eval()
+    logger.info("%s: %s", path, prepack(model))
+    return model, tokenizer
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until it is told to stop (SIGINT, SIGTERM).
+
+    Running turns then get `settings.shutdown_timeout` seconds; what has not ended by then is rolled
+    back.
+    """
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )

@@ -1,0 +1,259 @@
+"""The routes: HTTP on one side, turns and sessions on the other."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from transformers import PreTrainedTokenizerBase
+
+from serving.engine import Engine, EngineError, TurnResult
+from serving.errors import APIError, bad_request, from_engine, invalid, session_not_found
+from serving.schemas import (
+    SESSION_ID,
+    GenerateRequest,
+    GenerateResponse,
+    HealthResponse,
+    SessionRef,
+    SessionResponse,
+    TextDelta,
+    Usage,
+    error_responses,
+)
+from serving.sessions import SessionStore
+from serving.settings import Settings
+from serving.text import TextStream
+from serving.turns import play
+
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_STREAM_EXAMPLE = """\
+data: {"text":" seven"}
+
+data: {"text":"","finish_reason":"length","usage":{...},"session":{...}}
+
+data: [DONE]
+
+"""
+_GENERATE_DOCS: dict[str, Any] = {
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
+        }
+    },
+    "responses": {
+        200: {
+            "description": "One object, or with stream = true server-sent events: text deltas, "
+            "then the object, then [DONE]. If the turn fails after the stream has begun, an "
+            "event named error with the error's JSON ends it, without [DONE].",
+            "content": {"text/event-stream": {"example": _STREAM_EXAMPLE}},
+        },
+        **error_responses(
+            _400="An argument is missing, unknown, of the wrong type or out of range.",
+            _409="Another turn of this session is in progress.",
+            _413="The body is larger than the server takes.",
+            _429="Every session that can be kept has a turn in progress.",
+            _500="The model failed; the session is unchanged.",
+            _503="Too many turns wait, or the server is stopping.",
+        ),
+    },
+}
+
+SessionPath = Annotated[str, Path(pattern=SESSION_ID, description="The session's id.")]
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts that the routes work with."""
+
+    settings: Settings
+    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    store: SessionStore
+
+
+def build_router(service: Service) -> APIRouter:
+    """All routes, bound to the parts of one app."""
+    router = APIRouter()
+    settings, engine, store = service.settings, service.engine, service.store
+
+    @router.post("/generate", response_model=GenerateResponse, tags=["turns"], **_GENERATE_DOCS)
+    async def generate(request: Request) -> GenerateResponse | StreamingResponse:
+        """Continue a text.
+
+        With a `session_id` the model goes on where that session's last turn ended: only the new
+        prompt is processed, whatever came before is in the session's state. A turn counts when it
+        has ended. If you disconnect, or it fails, the session stays exactly as it was.
+        """
+        asked = parse(await read_body(request, settings.max_body_bytes))
+        engine.check_admission()
+        prompt = await run_in_threadpool(tokenize, service, asked)
+        text = TextStream(service.tokenizer, asked.stop)
+        events = play(engine, request, asked, prompt, text)
+        if asked.stream:
+            # The first event decides the status: before it, errors are ordinary responses.
+            first = await anext(events)
+            return StreamingResponse(
+                stream(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS
+            )
+        async with aclosing(events):
+            deltas: list[str] = []
+            async for event in events:
+                if isinstance(event, TurnResult):
+                    return answer("".join(deltas), event)
+                deltas.append(event)
+        raise AssertionError("a turn ends with its result")
+
+    @router.get(
+        "/sessions/{session_id}",
+        tags=["sessions"],
+        responses=error_responses(_400="The id is malformed.", _404="No such session is kept."),
+    )
+    def get_session(session_id: SessionPath) -> SessionResponse:
+        """What is kept of a session, as its last committed turn left it."""
+        session = store.get(session_id)
+        if session is None:
+            raise session_not_found(session_id)
+        parts = session.bytes_by_part()
+        return SessionResponse(
+            id=session.id,
+            version=session.version,
+            tokens=session.tokens,
+            bytes=sum(parts.values()),
+            bytes_by_part=parts,
+            created_at=session.created_at,
+            updated_at=session.updated_at,
+        )
+
+    @router.delete(
+        "/sessions/{session_id}",
+        status_code=204,
+        tags=["sessions"],
+        responses=error_responses(
+            _400="The id is malformed.",
+            _404="No such session is kept.",
+            _409="A turn of this session is in progress.",
+        ),
+    )
+    def delete_session(session_id: SessionPath) -> None:
+        """Forget a session. Its id can be used again, for a new one."""
+        if not store.delete(session_id):
+            raise session_not_found(session_id)
+
+    @router.get(
+        "/healthz", tags=["operation"], responses=error_responses(_503="It cannot take turns.")
+    )
+    def healthz() -> HealthResponse:
+        """Whether the model is loaded and its engine takes turns."""
+        if not engine.alive:
+            raise APIError(503, "unavailable", "the engine is not running")
+        return HealthResponse(turns=engine.turns, sessions=len(store))
+
+    return router
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, of any content type (`curl -d` declares a form), never more than `limit` bytes.
+
+    Raises:
+        APIError: it is too large, or the client left while sending it.
+    """
+    too_large = APIError(
+        413,
+        "body_too_large",
+        f"body: expected at most {limit} bytes, got more; send a long text in several turns of "
+        "one session",
+        param="body",
+        expected=f"at most {limit} bytes",
+        got="more",
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise APIError(499, "aborted", "the client left before its request was read") from error
+    return bytes(body)
+
+
+def parse(body: bytes) -> GenerateRequest:
+    """The request that `body` holds as JSON.
+
+    Raises:
+        APIError: it holds none; the first wrong argument is named.
+    """
+    try:
+        return GenerateRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise invalid(first, fields=list(GenerateRequest.model_fields)) from error
+
+
+def tokenize(service: Service, asked: GenerateRequest) -> list[int]:
+    """Token ids of the prompt, within this server's limits.
+
+    Raises:
+        APIError: the prompt or max_new_tokens goes beyond them.
+    """
+    settings = service.settings
+    if asked.max_new_tokens > settings.max_new_tokens:
+        raise bad_request(
+            "max_new_tokens", f"at most {settings.max_new_tokens}", str(asked.max_new_tokens)
+        )
+    ids: list[int] = service.tokenizer.encode(asked.prompt, add_special_tokens=False, verbose=False)
+    if not ids:
+        raise bad_request("prompt", "a text of at least one token", "none")
+    if len(ids) > settings.max_prompt_tokens:
+        hint = "send it in several turns of one session"
+        limit = f"at most {settings.max_prompt_tokens} tokens"
+        raise bad_request("prompt", limit, f"{len(ids)} tokens", hint)
+    return ids
+
+
+def answer(text: str, result: TurnResult) -> GenerateResponse:
+    """The response to a turn that has ended."""
+    session = result.session
+    return GenerateResponse(
+        text=text,
+        finish_reason=result.finish_reason,
+        usage=Usage(
+            prompt_tokens=result.prompt_tokens,
+            resumed_tokens=result.resumed_tokens,
+            generated_tokens=result.generated_tokens,
+        ),
+        session=None
+        if session is None
+        else SessionRef(id=session.id, version=session.version, tokens=session.tokens),
+    )
+
+
+async def stream(
+    first: str | TurnResult, events: AsyncGenerator[str | TurnResult]
+) -> AsyncIterator[bytes]:
+    """Server-sent events of a turn whose first event has come."""
+    event = first
+    async with aclosing(events):
+        try:
+            while isinstance(event, str):
+                yield sse(TextDelta(text=event))
+                event = await anext(events)
+            yield sse(answer("", event))
+            yield format_sse_event(data_str="[DONE]")
+        except EngineError as error:
+            yield sse(from_engine(error).body, event="error")
+
+
+def sse(data: BaseModel, event: str | None = None) -> bytes:
+    """One server-sent event with JSON data."""
+    return format_sse_event(data_str=data.model_dump_json(), event=event)

@@ -1,0 +1,69 @@
+"""A turn as its request sees it: what the engine's thread reports, brought to asyncio as text."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from serving.engine import Engine, EngineError, Turn, TurnResult
+from serving.sampling import Sampler
+from serving.schemas import GenerateRequest
+from serving.text import TextStream
+
+
+async def play(
+    engine: Engine, request: Request, asked: GenerateRequest, prompt: list[int], text: TextStream
+) -> AsyncGenerator[str | TurnResult]:
+    """Play one turn: yields its text in deltas, then its result.
+
+    The turn is aborted as soon as the client disconnects or this generator is closed.
+
+    Args:
+        request: its body has been read.
+        prompt: token ids of `asked.prompt`.
+        text: fresh; turns the tokens to text and stops at a stop string.
+
+    Raises:
+        EngineError, SessionError: the turn did not begin, or did not end; nothing was committed.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[str | TurnResult | EngineError] = asyncio.Queue()
+
+    def post(event: str | TurnResult | EngineError) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    def on_token(token: int) -> bool:
+        if delta := text.push(token):
+            post(delta)
+        return text.stopped
+
+    turn = Turn(
+        prompt,
+        asked.max_new_tokens,
+        Sampler(asked.temperature, asked.top_k, asked.top_p, asked.seed),
+        on_token=on_token,
+        on_end=post,
+        session_id=asked.session_id,
+    )
+    watch = asyncio.create_task(_abort_on_disconnect(engine, turn, request))
+    try:
+        await run_in_threadpool(engine.submit, turn)
+        while isinstance(event := await events.get(), str):
+            yield event
+        if isinstance(event, EngineError):
+            raise event
+        if rest := text.flush():
+            yield rest
+        yield event
+    finally:
+        watch.cancel()
+        engine.abort(turn)
+
+
+async def _abort_on_disconnect(engine: Engine, turn: Turn, request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    engine.abort(turn)

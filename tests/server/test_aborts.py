@@ -1,0 +1,274 @@
+"""A turn that does not end leaves its session exactly as it was, and the engine free."""
+
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serving.sessions import Session
+from tests.server.conftest import PATIENCE, Running, Start
+from tests.server.test_sessions import assert_same
+
+
+def committed(server: Running) -> Session:
+    """Session "a" after a first turn: the object in the store, and what it must stay."""
+    assert server.generate("Hello", session_id="a", max_new_tokens=5).status_code == 200
+    session = server.service.store.get("a")
+    assert session is not None
+    server.control.fed.clear()
+    return Session.from_bytes(session.to_bytes())
+
+
+def assert_unchanged(server: Running, before: Session) -> None:
+    """Nor does the session's next turn notice what happened."""
+    server.control.release()
+    server.wait_until_idle()
+    assert_same(server.service.store.get("a"), before)
+    server.control.fed.clear()
+    answer = server.generate("x", session_id="a", max_new_tokens=1).json()
+    assert answer["session"] == {"id": "a", "version": 2, "tokens": before.tokens + 2}
+    assert server.control.fed[0][0] == before.pending
+
+
+def post(server: Running, **fields: object) -> socket.socket:
+    """Send a request and do not wait for the answer."""
+    body = json.dumps({"session_id": "a", "max_new_tokens": 40, **fields}).encode()
+    connection = socket.create_connection(server.address)
+    connection.sendall(
+        b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    return connection
+
+
+@pytest.mark.parametrize("calls", [1, 2, 17, 40])
+def test_client_leaves_a_stream(start: Start, calls: int) -> None:
+    server = start()
+    before = committed(server)
+    server.control.hold(after=calls - 1)
+    with post(server, prompt="more", stream=True):
+        server.control.wait_for_calls(calls)
+    assert_abort_is_noticed(server, calls)
+    assert_unchanged(server, before)
+
+
+@pytest.mark.parametrize("calls", [1, 17])
+def test_client_leaves_without_stream(start: Start, calls: int) -> None:
+    server = start()
+    before = committed(server)
+    server.control.hold(after=calls - 1)
+    with post(server, prompt="more"):
+        server.control.wait_for_calls(calls)
+    assert_abort_is_noticed(server, calls)
+    assert_unchanged(server, before)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_leaves_during_prefill(start: Start, stream: bool) -> None:
+    server = start(prefill_piece=8)
+    before = committed(server)
+    server.control.hold(after=1)
+    with post(server, prompt="long" * 20, stream=stream):
+        server.control.wait_for_calls(2)
+    assert_abort_is_noticed(server, calls=2)
+    assert_unchanged(server, before)
+
+
+def assert_abort_is_noticed(server: Running, calls: int) -> None:
+    """The call that runs while the client leaves is the turn's last one."""
+    running = server.service.engine._running
+    assert running is not None
+    for _ in range(int(PATIENCE / 0.005)):
+        if running.cancelled is not None:
+            break
+        threading.Event().wait(0.005)
+    server.control.release()
+    server.wait_until_idle()
+    assert len(server.control.fed) == calls
+
+
+def test_client_leaves_the_queue(start: Start) -> None:
+    server = start()
+    before = committed(server)
+    server.control.hold()
+    with post(server, prompt="other", session_id="b"):
+        server.control.wait_for_calls(1)
+        with post(server, prompt="more"):
+            while server.service.engine.turns < 2:
+                threading.Event().wait(0.005)
+        while server.service.engine.turns > 1:
+            threading.Event().wait(0.005)
+        server.control.release()
+        server.wait_until_idle()
+    assert server.service.store.get("b") is not None
+    assert_unchanged(server, before)
+
+
+def test_first_turn_that_is_aborted_leaves_no_session(start: Start) -> None:
+    server = start()
+    server.control.hold()
+    with post(server, prompt="more"):
+        server.control.wait_for_calls(1)
+        assert server.http.get("/sessions/a").status_code == 404
+    assert_abort_is_noticed(server, calls=1)
+    assert server.http.get("/sessions/a").status_code == 404
+    assert server.http.get("/healthz").json() == {"status": "ok", "turns": 0, "sessions": 0}
+
+
+@pytest.mark.parametrize("broken", [RuntimeError("secret"), KeyError(0)])
+def test_model_fails(start: Start, broken: Exception) -> None:
+    server = start()
+    before = committed(server)
+    server.control.error = broken
+    for stream in (False, True):
+        response = server.generate("more", session_id="a", stream=stream)
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "turn_failed"
+        assert "secret" not in response.text
+    server.control.error = None
+    assert_unchanged(server, before)
+
+
+def test_model_fails_within_a_stream(start: Start) -> None:
+    server = start()
+    before = committed(server)
+    server.control.script = [65] * 9
+    server.control.hold(after=3)
+    with server.http.stream(
+        "POST", "/generate", json={"prompt": "more", "session_id": "a", "stream": True}
+    ) as response:
+        assert response.status_code == 200
+        server.control.wait_for_calls(4)
+        server.control.error = RuntimeError("secret")
+        server.control.release()
+        response.read()
+    *_, name, data = response.text.strip().splitlines()
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "turn_failed"
+    assert "secret" not in response.text
+    server.control.error = None
+    server.control.script = []
+    assert_unchanged(server, before)
+
+
+def test_nan_is_never_committed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+    before = committed(server)
+    weight = server.service.engine._model.lm_head.weight
+    kept = weight.detach().clone()
+    weight.data.fill_(float("nan"))
+    assert server.generate("more", session_id="a").json()["error"]["code"] == "turn_failed"
+    weight.data.copy_(kept)
+    assert_unchanged(server, before)
+
+
+def test_second_turn_of_a_session(start: Start) -> None:
+    server = start()
+    committed(server)
+    server.control.hold()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(server.generate, "more", session_id="a", max_new_tokens=3)
+        server.control.wait_for_calls(1)
+        for response in (
+            server.generate("again", session_id="a"),
+            server.generate("again", session_id="a", stream=True),
+            server.http.delete("/sessions/a"),
+        ):
+            assert response.status_code == 409
+            assert response.json()["error"]["code"] == "session_busy"
+            assert response.headers["retry-after"] == "1"
+        assert server.http.get("/sessions/a").json()["version"] == 1
+        server.control.release()
+        assert first.result().json()["session"]["version"] == 2
+    assert server.generate("again", session_id="a").json()["session"]["version"] == 3
+
+
+def test_turns_wait_for_each_other(start: Start) -> None:
+    server = start(max_queued_turns=1)
+    server.control.hold()
+    with ThreadPoolExecutor() as pool:
+        turns = [pool.submit(server.generate, "a", session_id="0", max_new_tokens=2)]
+        server.control.wait_for_calls(1)
+        turns.append(pool.submit(server.generate, "a", session_id="1", max_new_tokens=2))
+        while server.service.engine.turns < 2:
+            threading.Event().wait(0.005)
+        full = server.generate("a", session_id="2")
+        assert full.status_code == 503
+        assert full.json()["error"]["code"] == "queue_full"
+        assert full.headers["retry-after"] == "1"
+        assert server.http.get("/healthz").json()["turns"] == 2
+        server.control.release()
+        answers = [turn.result().json() for turn in turns]
+    assert answers[0]["text"] == answers[1]["text"]
+    assert server.generate("a", session_id="2").status_code == 200
+
+
+def test_every_session_is_busy(start: Start) -> None:
+    server = start(max_sessions=1)
+    committed(server)
+    server.control.hold()
+    with ThreadPoolExecutor() as pool:
+        turn = pool.submit(server.generate, "a", session_id="a", max_new_tokens=2)
+        server.control.wait_for_calls(1)
+        full = server.generate("a", session_id="b")
+        assert full.status_code == 429
+        assert full.json()["error"]["code"] == "sessions_full"
+        assert full.headers["retry-after"] == "1"
+        server.control.release()
+        assert turn.result().json()["session"]["version"] == 2
+    assert server.generate("a", session_id="b").status_code == 200
+    assert server.http.get("/sessions/a").status_code == 404
+
+
+def test_shutdown_ends_a_stream(start: Start) -> None:
+    server = start(max_new_tokens=100_000)
+    before = committed(server)
+    server.control.script = [65] * 100_000
+    with server.http.stream(
+        "POST",
+        "/generate",
+        json={"prompt": "more", "session_id": "a", "stream": True, "max_new_tokens": 100_000},
+    ) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        server.server.should_exit = True
+        try:
+            rest = list(lines)
+        except httpx.RemoteProtocolError:  # the connection was cut
+            rest = []
+        assert "data: [DONE]" not in rest
+    server.thread.join(PATIENCE)
+    assert not server.thread.is_alive()
+    assert not server.service.engine.alive
+    assert "bmojo-engine" not in {thread.name for thread in threading.enumerate()}
+    assert_same(server.service.store.get("a"), before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_engine_dies(start: Start) -> None:
+    server = start()
+    committed(server)
+    server.control.error = SystemExit("the thread is gone")
+    response = server.generate("more", session_id="a")
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "unavailable"
+    for response in (server.http.get("/healthz"), server.generate("more")):
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "unavailable"
+    assert server.http.get("/sessions/a").json()["version"] == 1
+
+
+def test_a_long_prompt_does_not_block_the_server(start: Start) -> None:
+    """Neither its tokens nor its prefill: other requests are answered meanwhile."""
+    server = start(prefill_piece=4096)
+    with ThreadPoolExecutor() as pool:
+        turn = pool.submit(server.generate, "long " * 400, max_new_tokens=1)
+        server.control.wait_for_calls(1)
+        answers = 0
+        while not turn.done():
+            assert server.http.get("/healthz").status_code == 200
+            answers += 1
+        assert turn.result().status_code == 200
+    assert answers > 3

@@ -1,0 +1,187 @@
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from serving.app import create_app
+from serving.settings import Settings
+from tests.server.conftest import Control, Running, byte_tokenizer, run_server, tiny_model
+
+LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    model = tiny_model()
+    control = Control(model)
+    app = create_app(Settings(**LIMITS), model=model, tokenizer=byte_tokenizer())
+    with run_server(app, control) as running:
+        yield running
+
+
+def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.json().keys() == {"error"}
+    body: dict[str, str] = response.json()["error"]
+    assert body.keys() == {"code", "message", "param", "expected", "got"}
+    assert body["code"] == code
+    return body
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "expected", "got"),
+    [
+        ({}, "prompt", "a value, it is required", "none"),
+        ({"prompt": ""}, "prompt", "String should have at least 1 character", '""'),
+        ({"prompt": None}, "prompt", "a valid string", "null"),
+        ({"prompt": ["a"]}, "prompt", "a valid string", '["a"]'),
+        ({"prompt": 7}, "prompt", "a valid string", "7"),
+        ({"prompt": "a" * 31}, "prompt", "at most 30 tokens", "31 tokens"),
+        ({"max_tokens": 5}, "max_tokens", "one of the fields prompt, session_id", "an unknown"),
+        ({"max_new_tokens": 0}, "max_new_tokens", "greater than or equal to 1", "0"),
+        ({"max_new_tokens": -1}, "max_new_tokens", "greater than or equal to 1", "-1"),
+        ({"max_new_tokens": 65}, "max_new_tokens", "at most 64", "65"),
+        ({"max_new_tokens": "64"}, "max_new_tokens", "a valid integer", '"64"'),
+        ({"max_new_tokens": True}, "max_new_tokens", "a valid integer", "true"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens", "a valid integer", "1.5"),
+        ({"max_new_tokens": None}, "max_new_tokens", "a valid integer", "null"),
+        ({"max_new_tokens": 10**30}, "max_new_tokens", "at most 64", str(10**30)),
+        ({"stream": "yes"}, "stream", "a valid boolean", '"yes"'),
+        ({"stream": 1}, "stream", "a valid boolean", "1"),
+        ({"temperature": float("nan")}, "temperature", "", "NaN"),
+        ({"temperature": float("inf")}, "temperature", "", "Infinity"),
+        ({"temperature": -0.1}, "temperature", "greater than or equal to 0", "-0.1"),
+        ({"temperature": 2.1}, "temperature", "less than or equal to 2", "2.1"),
+        ({"temperature": "0"}, "temperature", "a valid number", '"0"'),
+        ({"top_p": 0}, "top_p", "greater than 0", "0"),
+        ({"top_p": 1.1}, "top_p", "less than or equal to 1", "1.1"),
+        ({"top_p": float("nan")}, "top_p", "", "NaN"),
+        ({"top_k": 0}, "top_k", "greater than or equal to 1", "0"),
+        ({"seed": -1}, "seed", "greater than or equal to 0", "-1"),
+        ({"seed": 2**63}, "seed", "less than 9223372036854775808", str(2**63)),
+        ({"stop": "end"}, "stop", "a valid array", '"end"'),
+        ({"stop": [""]}, "stop.0", "String should have at least 1 character", '""'),
+        ({"stop": ["a"] * 5}, "stop", "List should have at most 4 items", '["a", "a"'),
+        ({"stop": ["a" * 257]}, "stop.0", "String should have at most 256 characters", '"aaa'),
+        ({"session_id": ""}, "session_id", "String should match pattern", '""'),
+        ({"session_id": "a b"}, "session_id", "String should match pattern", '"a b"'),
+        ({"session_id": "a\n"}, "session_id", "String should match pattern", '"a\\n"'),
+        ({"session_id": "a/b"}, "session_id", "String should match pattern", '"a/b"'),
+        ({"session_id": ".."}, "session_id", "String should match pattern", '".."'),
+        ({"session_id": "é"}, "session_id", "String should match pattern", '"é"'),
+        ({"session_id": "a" * 129}, "session_id", "String should match pattern", '"aaa'),
+        ({"session_id": 7}, "session_id", "a valid string", "7"),
+    ],
+)
+def test_wrong_argument(
+    server: Running, fields: dict[str, object], param: str, expected: str, got: str
+) -> None:
+    complete = fields if not fields or "prompt" in fields else {"prompt": "a", **fields}
+    response = server.http.post("/generate", content=json.dumps(complete))
+    body = error(response, 400, "invalid_argument")
+    assert body["param"] == param
+    assert body["expected"].startswith(expected)
+    assert body["got"].startswith(got)
+    assert len(body["got"]) < 100
+    assert body["message"].startswith(f"{param}: expected {expected}")
+    assert server.control.fed == []
+    assert len(server.service.store) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "got"),
+    [
+        (b"", "EOF while parsing"),
+        (b"{", "EOF while parsing"),
+        (b"prompt=hello", "expected value"),
+        (b'{"prompt": "\xff\xfe"}', "invalid unicode code point"),
+        (b'{"prompt": "\xc3"}', "invalid unicode code point"),
+        (b'{"prompt": "\\ud800 and more"}', "hex escape"),
+        (b'{"prompt": "a\x00b"}', "control character"),
+        (b'\xff\xfe{\x00"\x00', "expected value"),
+        (b"[" * 3000, "recursion limit"),
+        (b"[]", "[]"),
+        (b'"hello"', '"hello"'),
+        (b"null", "null"),
+    ],
+)
+def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None:
+    found = error(server.http.post("/generate", content=body), 400, "invalid_argument")
+    assert found["param"] == "body"
+    assert found["expected"] in ("JSON in UTF-8", "a JSON object")
+    assert got in found["got"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [5001, 200_000])
+def test_large_body(server: Running, chunked: bool, size: int) -> None:
+    whole = b'{"prompt": "' + b"a" * (size - 14) + b'"}'
+    content = iter([whole[i : i + 999] for i in range(0, size, 999)]) if chunked else whole
+    body = error(server.http.post("/generate", content=content), 413, "body_too_large")
+    assert body["expected"] == "at most 5000 bytes"
+
+
+def test_largest_body(server: Running) -> None:
+    whole = b'{"prompt": "' + b"a" * (5000 - 14) + b'"}'
+    body = error(server.http.post("/generate", content=whole), 400, "invalid_argument")
+    assert body["got"] == "4986 tokens"
+
+
+def test_default_body_limit_is_one_megabyte() -> None:
+    assert Settings().max_body_bytes == 1_000_000
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("name", ["a%20b", "%C3%A9", "a" * 129, ".hidden", "a%0A"])
+def test_invalid_session_id_in_path(server: Running, method: str, name: str) -> None:
+    response = server.http.request(method, f"/sessions/{name}")
+    assert error(response, 400, "invalid_argument")["param"] == "session_id"
+
+
+@pytest.mark.parametrize("path", ["/", "/generate/", "/sessions", "/sessions/a/b", "/v1/models"])
+def test_unknown_route(server: Running, path: str) -> None:
+    assert path in error(server.http.get(path), 404, "unknown_route")["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/generate", "POST"), ("POST", "/healthz", "GET"), ("PUT", "/sessions/a", "GET")],
+)
+def test_wrong_method(server: Running, method: str, path: str, allowed: str) -> None:
+    response = server.http.request(method, path)
+    assert allowed in error(response, 405, "method_not_allowed")["message"]
+    assert allowed in response.headers["allow"]
+
+
+def test_client_that_leaves_while_it_sends(server: Running) -> None:
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+    assert server.generate("a", max_new_tokens=1).status_code == 200
+    server.control.fed.clear()
+
+
+def test_bug_in_a_route(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> list[int]:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(server.service.tokenizer, "encode", broken)
+    assert "secret" not in error(server.generate("a"), 500, "internal_error")["message"]
+
+
+def test_parts_that_do_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="expected both or neither"):
+        create_app(Settings(), tokenizer=tokenizer)
+    large = byte_tokenizer()
+    large.add_tokens(["one", "more"])
+    with pytest.raises(ValueError, match="at most the model's 258 tokens, got 260"):
+        create_app(Settings(), model=tiny_model(), tokenizer=large)
+
+
+def test_no_model_at_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMOJO_MODEL_PATH", "/nowhere")
+    with pytest.raises(ValueError, match="model_path: expected a directory with a model"):
+        create_app(Settings())
