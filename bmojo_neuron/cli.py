@@ -18,11 +18,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bmojo",
-    help="Train B'MOJO models, load them and talk to them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bmojo_neuron import __version__
+
+        typer.echo(f"bmojo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print it.")
+    ] = False,
+) -> None:
+    """Train B'MOJO models, load them and talk to them."""
 
 
 @app.command()
@@ -114,15 +130,24 @@ def train(
         float | None, typer.Option(min=0.0, help="Stop after this time; a later run goes on.")
     ] = None,
 ) -> None:
-    """Train a model. Can be stopped at any time and started again."""
-    from bmojo_neuron.training.recipe import RECIPES, run
+    """Train a model. Can be stopped at any time and started again.
+
+    A run that is through prints its report (held-out perplexity, recall by distance).
+    """
+    from bmojo_neuron.training.loop import Training
+    from bmojo_neuron.training.recipe import RECIPES
 
     if recipe not in RECIPES:
         _fail(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}", code=2)
     try:
-        run(recipe, out, max_minutes=max_minutes, resume=resume)
+        training = Training(RECIPES[recipe], out, resume=resume)
     except FileNotFoundError as error:
         _fail(str(error), code=1)
+    training.run(max_minutes)
+    if training.step == len(training.steps):
+        report = json.dumps(training.report(), indent=2)
+        (out / "report.json").write_text(f"{report}\n")
+        typer.echo(report)
 
 
 @app.command()

@@ -1,0 +1,181 @@
+"""The command line: help everywhere, errors on stderr with the right exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+from typer.testing import CliRunner, Result
+
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM, __version__
+from bmojo_neuron.cli import app
+from bmojo_neuron.training.recipe import RECIPES, Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def bmojo(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_version() -> None:
+    assert bmojo("--version").stdout == f"bmojo {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), ("generate",), ("serve",), ("train",), ("doctor",)])
+def test_help(command: tuple[str, ...]) -> None:
+    result = bmojo(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["generate"], "--prompt"),
+        (["generate", "--prompt", ""], "--prompt"),
+        (["generate", "--prompt", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
+        (["generate", "--prompt", "x", "--temperature", "-1"], "--temperature"),
+        (["generate", "--prompt", "x", "--temperature", "1", "--top-p", "0"], "--top-p"),
+        (["generate", "--prompt", "x", "--model", "no-such-model"], "no-such-model"),
+        (["serve", "no-such-model"], "no-such-model"),
+        (["serve", "--port", "70000"], "--port"),
+        (["train", "--recipe", "no-such-recipe"], "no-such-recipe"),
+        (["sing"], "sing"),
+    ],
+)
+def test_a_bad_argument_is_named_and_exits_with_2(arguments: list[str], named: str) -> None:
+    result = bmojo(*arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert result.stdout == ""
+
+
+def test_serve_without_its_extra_says_what_brings_it() -> None:
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv = ['bmojo', 'serve'];"
+        "from bmojo_neuron.cli import app; app()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("bmojo: fastapi is not installed")
+    assert done.stderr.count("\n") == 1
+
+
+class FakeTraining:
+    """Two steps, one a minute."""
+
+    def __init__(self, recipe: Recipe, out: Path, resume: bool) -> None:
+        assert recipe is RECIPES["default"]
+        self.step, self.steps = int(resume), [1, 2]
+        self.out = out
+
+    def run(self, max_minutes: float | None) -> None:
+        self.step = min(2, self.step + int(2 if max_minutes is None else max_minutes))
+
+    def report(self) -> dict[str, float]:
+        return {"perplexity": 10.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        ([], True),
+        (["--max-minutes", "1"], True),
+        (["--max-minutes", "1", "--no-resume"], False),
+    ],
+)
+def test_train_reports_when_it_is_through(
+    options: list[str], ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bmojo_neuron.training.loop.Training", FakeTraining)
+    result = bmojo("train", "--recipe", "default", "--out", str(tmp_path), *options)
+    assert result.exit_code == 0, result.stderr
+    assert ("10.5" in result.stdout) == ends
+    assert (tmp_path / "report.json").is_file() == ends
+
+
+def test_doctor_prints_json() -> None:
+    result = bmojo("doctor", "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == (0 if report["usable"] else 1)
+    assert [check["name"] for check in report["backends"]] == [
+        "torch (cpu)",
+        "triton (cuda)",
+        "nki (neuron)",
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a byte-level tokenizer that has no merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("tiny")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
+    config = BMojoConfig.bmojo(
+        vocab_size=256,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        window=16,
+        eidetic_size=16,
+    )
+    BMojoForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def test_generate_prints_the_continuation_alone(tiny_model: Path) -> None:
+    asked = [
+        "generate",
+        "--model",
+        str(tiny_model),
+        "--prompt",
+        "a prompt",
+        "--max-new-tokens",
+        "8",
+    ]
+    streamed, whole = bmojo(*asked), bmojo(*asked, "--no-stream")
+    assert streamed.exit_code == whole.exit_code == 0, streamed.stderr + whole.stderr
+    assert streamed.stdout == whole.stdout
+    assert "a prompt" not in streamed.stdout
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = BMojoForCausalLM.from_pretrained(tiny_model).eval()
+    inputs = tokenizer("a prompt", return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert whole.stdout == tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :]) + "\n"
+
+
+def test_a_seed_makes_sampling_repeatable(tiny_model: Path) -> None:
+    def sample(seed: int) -> str:
+        result = bmojo(
+            *("generate", "--model", str(tiny_model), "--prompt", "a", "--max-new-tokens", "24"),
+            *("--temperature", "1.5", "--top-p", "0.99", "--seed", str(seed)),
+        )
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_the_documented_help_is_fresh(tmp_path: Path) -> None:
+    page = tmp_path / "cli.md"
+    command = ["bmojo_neuron.cli", "utils", "docs", "--name", "bmojo", "--title", "Command line"]
+    subprocess.run(
+        [sys.executable, "-m", "typer", *command, "--output", str(page)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    committed = (ROOT / "docs" / "cli.md").read_text()
+    assert page.read_text() == committed, "docs/cli.md is stale; run `make docs/cli.md`"
