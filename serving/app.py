@@ -1,8 +1,10 @@
-"""The app factory: makes the parts, hands them to each other, starts and stops the engine."""
+"""Makes the parts, hands them to each other, starts and stops them."""
 
+import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -110,15 +112,40 @@ def load(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def serve(settings: Settings) -> None:
-    """Run the server until it is told to stop (SIGINT, SIGTERM).
+class Server(uvicorn.Server):
+    """An ASGI server that gives running turns some time when it is told to stop.
 
-    Running turns then get `settings.shutdown_timeout` seconds; what has not ended by then is rolled
-    back.
+    What has not ended by then is rolled back, and its client is told so.
+
+    Args:
+        app: from `create_app`.
+        log_level: of uvicorn's own log.
     """
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
+
+    def __init__(self, app: FastAPI, log_level: str = "info") -> None:
+        service: Service = app.state.service
+        self._engine, self._patience = service.engine, service.settings.shutdown_timeout
+        config = uvicorn.Config(
+            app,
+            host=service.settings.host,
+            port=service.settings.port,
+            log_level=log_level,
+            # For clients that do not read what they asked for: cut their connections.
+            timeout_graceful_shutdown=self._patience + 5,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn on the first signal."""
+        loop = asyncio.get_running_loop()
+        stop = loop.call_later(self._patience, loop.run_in_executor, None, self._engine.stop)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            stop.cancel()
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    with suppress(KeyboardInterrupt):
+        Server(create_app(settings)).run()

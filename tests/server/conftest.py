@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import httpx
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.state import State
-from serving.app import create_app
+from serving.app import Server, create_app
 from serving.routes import Service
 from serving.settings import Settings
 
@@ -100,7 +99,7 @@ class Running:
     http: httpx.Client
     service: Service
     control: Control
-    server: uvicorn.Server
+    server: Server
     thread: threading.Thread
 
     @property
@@ -120,9 +119,7 @@ class Running:
 
 @contextmanager
 def run_server(app: FastAPI, control: Control) -> Iterator[Running]:
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
-    )
+    server = Server(app, log_level="warning")
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -163,7 +160,7 @@ def start(tokenizer: PreTrainedTokenizerFast) -> Iterator[Start]:
         def run(kind: str = "bmojo", **settings: object) -> Running:
             model = tiny_model(kind)
             control = Control(model)
-            app = create_app(Settings(**settings), model=model, tokenizer=tokenizer)
+            app = create_app(Settings(port=0, **settings), model=model, tokenizer=tokenizer)
             return stack.enter_context(run_server(app, control))
 
         yield run

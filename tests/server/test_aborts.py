@@ -5,7 +5,6 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from serving.sessions import Session
@@ -222,28 +221,43 @@ def test_every_session_is_busy(start: Start) -> None:
     assert server.http.get("/sessions/a").status_code == 404
 
 
-def test_shutdown_ends_a_stream(start: Start) -> None:
-    server = start(max_new_tokens=100_000)
+@pytest.mark.parametrize("stream", [True, False])
+def test_shutdown_ends_turns_that_last(start: Start, stream: bool) -> None:
+    server = start(shutdown_timeout=0, max_new_tokens=100_000)
     before = committed(server)
     server.control.script = [65] * 100_000
-    with server.http.stream(
-        "POST",
-        "/generate",
-        json={"prompt": "more", "session_id": "a", "stream": True, "max_new_tokens": 100_000},
-    ) as response:
-        lines = response.iter_lines()
-        assert next(lines).startswith("data: ")
+    how = {"max_new_tokens": 100_000, "stream": stream}
+    with ThreadPoolExecutor() as pool:
+        turns = [pool.submit(server.generate, "more", session_id=name, **how) for name in "ab"]
+        server.control.wait_for_calls(20)
         server.server.should_exit = True
-        try:
-            rest = list(lines)
-        except httpx.RemoteProtocolError:  # the connection was cut
-            rest = []
-        assert "data: [DONE]" not in rest
+        answers = [turn.result() for turn in turns]
+    first = answers[0].text if server.control.fed[0][0] == before.pending else answers[1].text
+    assert ("event: error\ndata: " in first) == stream
+    assert "[DONE]" not in first
+    for answer in answers:
+        assert '"unavailable"' in answer.text
+        assert (answer.status_code == 503) == (not answer.text.startswith("data: "))
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()
     assert not server.service.engine.alive
     assert "bmojo-engine" not in {thread.name for thread in threading.enumerate()}
+    assert server.service.store.get("b") is None
     assert_same(server.service.store.get("a"), before)
+
+
+def test_shutdown_waits_for_turns_that_end(start: Start) -> None:
+    server = start()
+    server.control.hold(after=2)
+    with ThreadPoolExecutor() as pool:
+        turn = pool.submit(server.generate, "more", session_id="a", max_new_tokens=9, stream=True)
+        server.control.wait_for_calls(3)
+        server.server.should_exit = True
+        threading.Event().wait(0.2)
+        server.control.release()
+        assert turn.result().text.endswith("data: [DONE]\n\n")
+    server.thread.join(PATIENCE)
+    assert server.service.store.get("a") is not None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -7,13 +7,11 @@ from transformers import PreTrainedTokenizerFast
 from serving.app import create_app
 from serving.schemas import GenerateRequest
 from serving.settings import Settings
-from tests.server.conftest import tiny_model
+from tests.server.conftest import Start, byte_tokenizer, tiny_model
 
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    from tests.server.conftest import byte_tokenizer
-
     return create_app(Settings(), model=tiny_model(), tokenizer=byte_tokenizer())
 
 
@@ -30,6 +28,12 @@ def test_routes(app: FastAPI) -> None:
         *("POST /generate", "GET /sessions/{session_id}", "DELETE /sessions/{session_id}"),
         "GET /healthz",
     }
+
+
+def test_page(start: Start) -> None:
+    page = start().http.get("/docs")
+    assert page.status_code == 200
+    assert "bmojo-neuron" in page.text
 
 
 def test_every_field_is_explained(app: FastAPI) -> None:

@@ -17,7 +17,7 @@ LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
 def server() -> Iterator[Running]:
     model = tiny_model()
     control = Control(model)
-    app = create_app(Settings(**LIMITS), model=model, tokenizer=byte_tokenizer())
+    app = create_app(Settings(port=0, **LIMITS), model=model, tokenizer=byte_tokenizer())
     with run_server(app, control) as running:
         yield running
 
