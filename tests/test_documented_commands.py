@@ -1,0 +1,189 @@
+"""What the documentation tells a reader to type is typed here, as written and in its order.
+
+Fenced `bash` and `python` blocks of the pages are run; an HTML comment on the line before a block
+may say otherwise:
+
+    <!-- not run: REASON -->      the block is left out
+    <!-- expect: TEXT -->         its output must contain TEXT
+
+Three things are replaced: the environment's folder `.venv/bin/` by that of this interpreter, the
+port by a free one, and `make serve` by the command behind it, started in the background.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bmojo_neuron.model import default_model_path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BIN = Path(sys.executable).parent
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<key>not run|expect): (?P<value>.*?) -->\n)?"
+    r"^```(?P<language>bash|python)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+BY_OTHER_MEANS = {"make serve", "make test"}  # the server fixture; this very run
+START_SECONDS = 120.0
+BLOCK_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; `expect` is empty where any output will do."""
+
+    place: str
+    language: str
+    text: str
+    expect: str
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    source = page.read_text(encoding="utf-8")
+    found = []
+    for match in BLOCK.finditer(source):
+        if match["language"] != language or match["key"] == "not run":
+            continue
+        line = source.count("\n", 0, match.start("text")) + 1
+        expect = match["value"] if match["key"] == "expect" else ""
+        place = f"{page.relative_to(ROOT)}:{line}"
+        found.append(Block(place, language, match["text"], expect or ""))
+    return found
+
+
+def here(command: str) -> str:
+    return command.replace(".venv/bin/", f"{BIN}/")
+
+
+def behind_make(target: str, **variables: object) -> str:
+    """The last command that `make target` would run."""
+    given = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", target, "VENV=.venv", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+needs_model = pytest.mark.skipif(
+    not (default_model_path() / "model.safetensors").is_file(),
+    reason="the embedded model is not in this checkout",
+)
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server that was started as `make serve` starts it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    command = here(behind_make("serve", PORT=number))
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until_healthy(server, number, log)
+        yield number
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start:\n{log.read_text()}")
+
+
+def run(block: Block, argv: list[str], tmp_path: Path) -> None:
+    (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "CURL_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BLOCK_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block.place} failed:\n{block.text}\n{done.stdout}"
+    assert block.expect in done.stdout, f"{block.place}: no {block.expect!r} in:\n{done.stdout}"
+
+
+def test_the_two_commands_of_the_readme_exist() -> None:
+    commands = {block.text.strip() for block in blocks(ROOT / "README.md", "bash")}
+    assert commands >= BY_OTHER_MEANS
+    assert behind_make("test").endswith("/python -m pytest")
+
+
+@needs_model
+@needs_curl
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name
+)
+def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> None:
+    for block in blocks(page, "bash"):
+        if block.text.strip() not in BY_OTHER_MEANS:
+            script = here(block.text).replace("localhost:8000", f"localhost:{port}")
+            run(block, ["bash", "-euo", "pipefail", "-c", script], tmp_path)
+
+
+@needs_model
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for block in blocks(page, "python")],
+    ids=lambda block: block.place,
+)
+def test_python_blocks_run_as_written(block: Block, tmp_path: Path) -> None:
+    run(block, [sys.executable, "-W", "error::FutureWarning", "-c", block.text], tmp_path)
+
+
+def test_blocks_are_found_with_their_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\na\nb\n```\n\n<!-- expect: 42 -->\n```bash\nc\n```\n"
+        "<!-- not run: hours -->\n```bash\nd\n```\n```text\ne\n```\n```python\nf\n```\n"
+    )
+    assert blocks(page, "bash") == [
+        Block("page.md:2", "bash", "a\nb\n", ""),
+        Block("page.md:8", "bash", "c\n", "42"),
+    ]
+    assert blocks(page, "python") == [Block("page.md:18", "python", "f\n", "")]
