@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	done; \
 	if [ -z "$$found" ]; then \
 	    echo "make: Python 3.11 or newer is needed and none was found on PATH (python3 is" \
-	        "$$(python3 --version 2>&1 || true)); install one and run make again" >&2; \
+	        "$$(python3 --version 2>/dev/null || echo missing)); install one and run make again" >&2; \
 	    exit 1; \
 	fi; \
 	$$found -m venv $(VENV) || { \

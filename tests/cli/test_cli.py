@@ -152,7 +152,8 @@ def test_generate_prints_the_continuation_alone(tiny_model: Path) -> None:
     model = BMojoForCausalLM.from_pretrained(tiny_model).eval()
     inputs = tokenizer("a prompt", return_tensors="pt")
     tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    assert whole.stdout == tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :]) + "\n"
+    continuation = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :])
+    assert whole.stdout == f"{continuation}\n"
 
 
 def test_a_seed_makes_sampling_repeatable(tiny_model: Path) -> None:
