@@ -172,9 +172,11 @@ def doctor(
 
 def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from bmojo_neuron.model import BMojoForCausalLM, default_model_path
 
+    disable_progress_bar()
     directory = default_model_path() if path is None else path
     if not (directory / "config.json").is_file():
         raise ValueError(
