@@ -44,7 +44,7 @@ def post(server: Running, **fields: object) -> socket.socket:
 
 @pytest.mark.parametrize("calls", [1, 2, 17, 40])
 def test_client_leaves_a_stream(start: Start, calls: int) -> None:
-    server = start()
+    server = start(prefill_piece=1)  # single tokens are what the model writes in place
     before = committed(server)
     server.control.hold(after=calls - 1)
     with post(server, prompt="more", stream=True):

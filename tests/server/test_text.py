@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from serving.text import TextStream
@@ -54,6 +55,14 @@ def test_stop_strings(text: str, stop: list[str]) -> None:
 def test_special_tokens_are_no_text() -> None:
     stream = TextStream(TOKENIZER)
     assert [stream.push(256), stream.push(byte_ids(TOKENIZER, b"a")[0])] == ["", "a"]
+
+
+def test_spaces_that_a_decoder_drops_at_the_start_alone() -> None:
+    """Llama's and others': a token's text depends on whether another one stands before it."""
+    words = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "c": 2}, unk_token="c"))
+    words.decoder = decoders.Metaspace()
+    stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=words))
+    assert [stream.push(token) for token in (0, 1, 2, 0)] == ["a", " b", "c", " a"]
 
 
 @pytest.mark.parametrize("text", ["xend", "xen"])
