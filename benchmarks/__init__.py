@@ -1,0 +1,1 @@
+"""Measurements: each prints ratios with their spread; --write keeps them in docs/results."""
