@@ -15,7 +15,7 @@ from bmojo_neuron.norm import Rotation
 from bmojo_neuron.ops import Ops
 from bmojo_neuron.ops.innovation import EPS
 from bmojo_neuron.ops.memory_attention import Memory
-from bmojo_neuron.state import State, StatePart
+from bmojo_neuron.state import State, StatePart, recurrent_dtype
 from bmojo_neuron.window import FullCall, StepCall, ring_position, visible
 
 SLOT_PARTS = ("eidetic_k", "eidetic_v", "eidetic_position", "eidetic_score")
@@ -44,24 +44,24 @@ class EideticMemory(nn.Module):
         c = self.config
         slots = (c.num_key_value_heads, c.eidetic_size, c.head_dim)
         return [
-            StatePart("predictor", (c.innovation_taps, c.hidden_size), torch.float32),
-            StatePart("context_score", (c.window,), torch.float32),
+            StatePart("predictor", (c.innovation_taps, c.hidden_size), recurrent_dtype(dtype)),
+            StatePart("context_score", (c.window,), recurrent_dtype(dtype)),
             StatePart("eidetic_k", slots, dtype),
             StatePart("eidetic_v", slots, dtype),
             StatePart("eidetic_position", (c.eidetic_size,), torch.int32, initial=-1),
-            StatePart("eidetic_score", (c.eidetic_size,), torch.float32),
+            StatePart("eidetic_score", (c.eidetic_size,), recurrent_dtype(dtype)),
         ]
 
     def score(self, f: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Innovation scores (B, T) float32 of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
         f = f if self.config.eidetic_score_bias else f.detach()
-        score, _, extended = self.ops.innovation(f, self.predictor.float(), tail)
+        score, _, extended = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         return score, extended
 
     def prediction_loss(self, f: Tensor, tail: Tensor) -> Tensor:
         """Mean over tokens of the bounded relative error; trains the predictor alone."""
-        f = f.detach().float()
-        _, predicted, _ = self.ops.innovation(f, self.predictor.float(), tail)
+        f = f.detach().to(tail.dtype)
+        _, predicted, _ = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
         return ((f - predicted).square().sum(-1) / (size + EPS)).mean()
 

@@ -14,7 +14,7 @@ from bmojo_neuron.mixers import MIXERS
 from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
 from bmojo_neuron.ops.memory_attention import Memory
-from bmojo_neuron.state import State, StatePart
+from bmojo_neuron.state import State, StatePart, recurrent_dtype
 from bmojo_neuron.window import Call, FullCall, StepCall
 
 
@@ -125,7 +125,8 @@ class BMojo(nn.Module):
                 new["context_score"] = call.write(state, "context_score", score)
                 new["predictor"] = call.tail(extended, self.config.innovation_taps)
             elif isinstance(call, FullCall):
-                tail = f.new_zeros(f.shape[0], self.config.innovation_taps, f.shape[2], dtype=torch.float32)
+                size = (f.shape[0], self.config.innovation_taps, f.shape[2])
+                tail = f.new_zeros(size, dtype=recurrent_dtype(f.dtype))
                 score, _ = self.eidetic.score(f, tail)
                 memories.append(self.eidetic.read_full(eidetic_q, plain_k if boundary else k, v, score, call))
                 if self.training:

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
-from bmojo_neuron.state import State, StatePart
+from bmojo_neuron.state import State, StatePart, recurrent_dtype
 from bmojo_neuron.window import Call, StepCall
 
 
@@ -61,7 +61,7 @@ class Mamba2(nn.Module):
         """conv: the last K-1 inputs of the convolution; ssm: the recurrent state, float32."""
         return [
             StatePart("conv", (self.taps - 1, sum(self.widths)), dtype),
-            StatePart("ssm", (self.heads, self.head_dim, self.state_size), torch.float32),
+            StatePart("ssm", (self.heads, self.head_dim, self.state_size), recurrent_dtype(dtype)),
         ]
 
     def forward(self, u: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
@@ -76,7 +76,8 @@ class Mamba2(nn.Module):
             tail, ssm = state["conv"], state["ssm"]
         else:
             tail = xbc.new_zeros(batch, self.taps - 1, xbc.shape[-1])
-            ssm = u.new_zeros(batch, self.heads, self.head_dim, self.state_size, dtype=torch.float32)
+            size = (batch, self.heads, self.head_dim, self.state_size)
+            ssm = u.new_zeros(size, dtype=recurrent_dtype(u.dtype))
 
         y, extended = self.ops.causal_conv(xbc, self.conv.weight, self.conv.bias, tail)
         x, b, c = y.split(self.widths, dim=-1)
@@ -84,10 +85,10 @@ class Mamba2(nn.Module):
         x = x.unflatten(-1, (self.kv_heads, self.head_dim)).repeat_interleave(repeat, dim=2)  # (B, T, H, P)
         b = b.unflatten(-1, (self.kv_heads, self.state_size)).repeat_interleave(repeat, dim=2)  # (B, T, H, N)
         c = c.unflatten(-1, (self.heads, self.state_size))
-        dt = softplus(dt.float() + self.dt_bias)  # (B, T, H)
+        dt = softplus(dt.to(ssm.dtype) + self.dt_bias)  # (B, T, H)
         if call.valid is not None:
             dt = dt * call.valid.unsqueeze(-1)  # dt = 0: the token leaves the state as it is
-        y, ssm = self.ops.ssd_scan(x, dt, -self.a_log.float().exp(), b, c, ssm)
+        y, ssm = self.ops.ssd_scan(x, dt, -self.a_log.to(ssm.dtype).exp(), b, c, ssm)
         y = y + x * self.skip.unsqueeze(-1)
         y = y * silu(z.unflatten(-1, (self.heads, self.head_dim)))
         y = nn.functional.rms_norm(y, (self.head_dim,), eps=1e-5) * self.norm

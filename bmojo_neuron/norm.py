@@ -62,7 +62,7 @@ class Rotary(nn.Module):
 
     def forward(self, position: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotations for positions (B, T) int32: cos and sin (B, 1, T, D)."""
-        angle = position.to(torch.float32)[:, None, :, None] * self.inv_freq
+        angle = position.to(self.inv_freq.dtype)[:, None, :, None] * self.inv_freq
         angle = torch.cat([angle, angle], dim=-1)
         return Rotation((angle.cos() * self.scaling).to(dtype), (angle.sin() * self.scaling).to(dtype))
 

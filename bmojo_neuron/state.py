@@ -14,6 +14,11 @@ State = dict[str, Tensor]
 PAGE = 256  # tokens by which the keys and values of full attention grow, at least
 
 
+def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What recurrent parts and scores are kept and computed in: float32, or float64 in a float64 model."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 @dataclass(frozen=True)
 class StatePart:
     """One tensor that a session must keep.

@@ -45,7 +45,8 @@ def memory_attention(memories: Sequence[Memory], scale: float) -> Tensor:
         if m.bias is not None:
             score = score + m.bias.unsqueeze(2)
         logits.append(score.masked_fill(~m.visible.unsqueeze(1), float("-inf")))
-    weights = torch.cat(logits, dim=-1).softmax(-1, dtype=torch.float32).to(memories[0].v.dtype)
+    exact = torch.promote_types(memories[0].q.dtype, torch.float32)
+    weights = torch.cat(logits, dim=-1).softmax(-1, dtype=exact).to(memories[0].v.dtype)
     out = torch.zeros((), dtype=weights.dtype, device=weights.device)
     for m, w in zip(memories, weights.split([m.k.shape[2] for m in memories], dim=-1), strict=True):
         kv_heads = m.k.shape[1]

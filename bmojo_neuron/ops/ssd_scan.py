@@ -25,7 +25,7 @@ def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
         a: (H,) float32 decay rates, < 0.
         b: (B, T, H, N) input directions.
         c: (B, T, H, N) read-out directions.
-        state: (B, H, P, N) float32.
+        state: (B, H, P, N) float32; all arithmetic is in its dtype.
 
     Returns:
         y (B, T, H, P) in x's dtype, and the new state (B, H, P, N) float32.
@@ -33,7 +33,7 @@ def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
     batch, length, heads, width = x.shape
     chunk = min(CHUNK, length)
     short = -length % chunk
-    x_, b_, c_ = (pad(v.float(), (0, 0, 0, 0, 0, short)) if short else v.float() for v in (x, b, c))
+    x_, b_, c_ = (pad(v.to(state.dtype), (0, 0, 0, 0, 0, short)) if short else v.to(state.dtype) for v in (x, b, c))
     dt_ = pad(dt, (0, 0, 0, short)) if short else dt
     chunks = x_.shape[1] // chunk
 

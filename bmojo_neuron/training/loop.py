@@ -133,7 +133,7 @@ class Training:
         losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
         asked = asked[chosen]
         text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
-        loss = text + recipe.answer_weight * answer + self.model.config.innovation_loss_weight * innovation
+        loss = stage.text_weight * text + answer + self.model.config.innovation_loss_weight * innovation
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr() * group["lr_scale"]

@@ -19,6 +19,8 @@ class Stage:
         min_distance: least distance of a question in tokens (drawn up to the sequence's length).
         pool: how many names and values are in use; None = all.
         text: share of sequences that are text alone.
+        text_weight: weight of the mean loss of all other tokens against that of the answers. Names and values of
+            notes cannot be foreseen, so most of that loss is noise as long as a sequence is mostly notes.
     """
 
     tokens: int
@@ -29,6 +31,7 @@ class Stage:
     min_distance: int = 1
     pool: int | None = None
     text: float = 0.0
+    text_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,18 @@ class Recipe:
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine to a tenth.
         text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at each step. The head
             is a third of the work of a model this small, and answers are what is scarce.
-        answer_weight: weight of the mean loss of the answers against that of the text.
     """
 
     model: dict[str, Any]
     stages: tuple[Stage, ...]
     vocab_size: int = 4096
-    peak_lr: float = 2e-3
-    warmup: int = 200
+    peak_lr: float = 4e-3
+    warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
-    text_loss_share: float = 0.25
-    answer_weight: float = 1.0
+    text_loss_share: float = 0.15
     seed: int = 20240706
-    evaluate_every: int = 500
+    evaluate_every: int = 400
     distances: tuple[int, ...] = field(default=(32, 128, 256, 512, 1024))
 
 
@@ -67,13 +68,16 @@ RECIPES = {
             "num_attention_heads": 4,
             "layer_types": ["mamba2", "bmojo"],
             "window": 64,
-            "eidetic_size": 128,
+            "eidetic_size": 256,
+            "initializer_range": 0.06,
         },
         stages=(
-            Stage(3_000_000, 256, 32, notes=(8, 16), filler=(0.0, 0.3), pool=64),
-            Stage(4_000_000, 512, 16, notes=(8, 24), filler=(0.2, 0.6)),
-            Stage(12_000_000, 1024, 8, notes=(8, 32), filler=(0.3, 0.9), text=0.05),
-            Stage(8_000_000, 1536, 6, notes=(4, 32), filler=(0.5, 0.95), text=0.1),
+            Stage(2_662_400, 64, 32, notes=(2, 4), filler=(0.0, 0.2), pool=64, text_weight=0.1),
+            Stage(1_228_800, 128, 16, notes=(4, 8), filler=(0.0, 0.4), text_weight=0.1),
+            Stage(2_457_600, 256, 16, notes=(6, 16), filler=(0.2, 0.7), text_weight=0.2),
+            Stage(3_072_000, 512, 8, notes=(8, 20), filler=(0.3, 0.85), min_distance=16, text_weight=0.3),
+            Stage(4_096_000, 1024, 4, notes=(8, 24), filler=(0.5, 0.93), min_distance=64, text=0.05, text_weight=0.5),
+            Stage(2_048_000, 1536, 3, notes=(4, 24), filler=(0.6, 0.95), min_distance=64, text=0.1, text_weight=0.7),
         ),
     ),
 }
