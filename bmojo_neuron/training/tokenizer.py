@@ -3,13 +3,13 @@
 The whole words are entries of the vocabulary like any other: with `ignore_merges` a stretch that
 the splitter below cuts out and that the vocabulary holds becomes one token, without the chain of
 merges that would lead to it. So ` Ada` never matches inside ` Adam`, and every text comes back
-from its tokens byte for byte.
+from its tokens byte for byte. With special tokens, which is the default, a text starts with bos.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
@@ -69,6 +69,9 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,

@@ -31,6 +31,13 @@ TOKENIZER = train_tokenizer(CORPUS.train, whole_words())
 SOURCE = DialogueSource(TOKENIZER, CORPUS.train[:2000])
 
 
+def ids_of(text: str) -> list[int]:
+    """The tokens of the text alone, without the bos before it."""
+    ids = TOKENIZER.encode(text, add_special_tokens=False)
+    assert isinstance(ids, list)
+    return ids
+
+
 def text_of(tokens: list[int] | NDArray[np.int32]) -> str:
     text = TOKENIZER.decode(tokens)
     assert isinstance(text, str)
@@ -93,28 +100,28 @@ def test_missing_corpus_names_the_way_out(tmp_path: Path) -> None:
 
 @given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n'.:<|>"))))
 def test_round_trip_of_any_text(text: str) -> None:
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+    assert TOKENIZER.decode(ids_of(text)) == text
 
 
 @given(st.lists(st.sampled_from([*MARKERS, *whole_words(), " ", "  ", "\n", "s", ".", "é"])))
 def test_round_trip_around_whole_words(pieces: list[str]) -> None:
     text = "".join(pieces)
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+    assert TOKENIZER.decode(ids_of(text)) == text
 
 
 def test_every_word_and_marker_is_one_token() -> None:
     assert len(TOKENIZER) == 4096
     for text in (*MARKERS, *(f" {word}" for word in whole_words())):
-        ids = TOKENIZER.encode(text)
+        ids = ids_of(text)
         assert len(ids) == 1, text
         assert TOKENIZER.decode(ids) == text
 
 
 def test_whole_words_do_not_match_inside_words() -> None:
     for text in (" Adams", " xAdam", " goldsmith", "FootNote: x"):
-        pieces = [TOKENIZER.decode([i]) for i in TOKENIZER.encode(text)]
+        pieces = [TOKENIZER.decode([i]) for i in ids_of(text)]
         assert not {" Adam", "Note:"} & set(pieces)
-    assert [TOKENIZER.decode([i]) for i in TOKENIZER.encode("\nNote: Adam is gold.\n")] == [
+    assert [TOKENIZER.decode([i]) for i in ids_of("\nNote: Adam is gold.\n")] == [
         *("\n", "Note:", " Adam", " is", " gold", ".", "\n")
     ]
 
@@ -123,7 +130,9 @@ def test_tokenizer_survives_saving(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     text = "Note: Abraham is silver.\nQuestion: Abraham\nAnswer: silver.\n<|eos|> 3½ 中"
-    assert loaded.encode(text) == TOKENIZER.encode(text)
+    assert loaded.encode(text) == [loaded.bos_token_id, *ids_of(text)]
+    assert loaded.encode(text, add_special_tokens=False) == ids_of(text)
+    assert list(loaded(text)) == ["input_ids", "attention_mask"]
     assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == (
         "<|bos|>",
         "<|eos|>",
@@ -224,7 +233,7 @@ def test_text_of_a_dialogue_gives_its_tokens() -> None:
     dialogue = sample_dialogue(
         np.random.default_rng(3), SOURCE, length=2048, notes=16, filler=0.5, blank=0.3
     )
-    again = TOKENIZER.encode(TOKENIZER.decode(dialogue.tokens))
+    again = ids_of(text_of(dialogue.tokens))
     assert again[:2000] == dialogue.tokens[:2000].tolist()
 
 
