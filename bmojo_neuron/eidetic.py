@@ -16,7 +16,7 @@ from bmojo_neuron.ops import Ops
 from bmojo_neuron.ops.innovation import EPS
 from bmojo_neuron.ops.memory_attention import Memory
 from bmojo_neuron.state import State, StatePart, recurrent_dtype
-from bmojo_neuron.window import FullCall, StepCall, ring_position, visible
+from bmojo_neuron.window import Call, FullCall, StepCall, ring_position, visible
 
 SLOT_PARTS = ("eidetic_k", "eidetic_v", "eidetic_position", "eidetic_score")
 
@@ -52,8 +52,40 @@ class EideticMemory(nn.Module):
             StatePart("eidetic_score", (c.eidetic_size,), recurrent_dtype(dtype)),
         ]
 
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, f: Tensor, call: Call, state: State
+    ) -> tuple[Memory, State]:
+        """Score this call's tokens and offer the slots that its queries may see.
+
+        Args:
+            q: (N, H, Q, D) in rows, turned for eidetic keys.
+            k: (B, Hk, T, D) this call's keys as they are kept in slots.
+            v: (B, Hk, T, D).
+            f: (B, T, d) fading outputs.
+            call: the geometry.
+            state: this layer's parts.
+
+        Returns:
+            The memory, and the changed parts (full form in training: the innovation loss instead).
+        """
+        c = self.config
+        if isinstance(call, StepCall):
+            score, extended = self.score(f, state["predictor"])
+            ring = call.write(state["context_score"].unsqueeze(-1), score.unsqueeze(-1))
+            tail = call.tail(extended, c.innovation_taps)
+            seen = visible(call.query_position, state["eidetic_position"], c.window, None)
+            bias = self._bias(state["eidetic_score"])
+            memory = Memory(q, state["eidetic_k"], state["eidetic_v"], seen, bias)
+            return memory, {"context_score": ring.squeeze(-1), "predictor": tail}
+        assert isinstance(call, FullCall)
+        size = (f.shape[0], c.innovation_taps, f.shape[2])
+        tail = f.new_zeros(size, dtype=recurrent_dtype(f.dtype))
+        score, _ = self.score(f, tail)
+        memory = self._full(q, k, v, score, call)
+        return memory, {"innovation_loss": self.prediction_loss(f, tail)} if self.training else {}
+
     def score(self, f: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Innovation scores (B, T) float32 of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
+        """Scores (B, T) of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
         f = f if self.config.eidetic_score_bias else f.detach()
         score, _, extended = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         return score, extended
@@ -65,21 +97,16 @@ class EideticMemory(nn.Module):
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
         return ((f - predicted).square().sum(-1) / (size + EPS)).mean()
 
-    def read_step(self, q: Tensor, call: StepCall, state: State) -> Memory:
-        """The slots of the state, for queries q (B, H, T, D) already turned for eidetic keys."""
-        seen = visible(call.query_position, state["eidetic_position"], self.config.window, None)
-        return Memory(q, state["eidetic_k"], state["eidetic_v"], seen, self._bias(state["eidetic_score"]))
-
-    def read_full(self, q: Tensor, k: Tensor, v: Tensor, score: Tensor, call: FullCall) -> Memory:
-        """Every period's own slots at once: q (N, H, C, D) in rows; k, v (B, Hk, T, D); score (B, T)."""
-        batch, kv_heads, length, head_dim = k.shape
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, score: Tensor, call: FullCall) -> Memory:
+        """Every selection period's own slots at once."""
+        batch, kv_heads, length, _ = k.shape
         position = self.sets(score.detach(), call).flatten(0, 1)  # (B*P, M)
         first = torch.arange(batch, device=k.device).repeat_interleave(call.periods) * length
         index = (position.clamp(min=0) + first.unsqueeze(1)).flatten()  # into the (B*T) tokens
 
         def slots(x: Tensor) -> Tensor:  # (B, Hk, T, D) -> (B*P, Hk, M, D)
             x = x.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, index)
-            return x.view(-1, position.shape[1], kv_heads, head_dim).transpose(1, 2)
+            return x.view(-1, position.shape[1], kv_heads, k.shape[3]).transpose(1, 2)
 
         seen = visible(call.query_position, position, self.config.window, None)
         kept = score.flatten().index_select(0, index).view(position.shape)

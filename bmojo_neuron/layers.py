@@ -1,6 +1,7 @@
 """The sequence layers: attention (full or sliding) and B'MOJO, over one set of q/k/v projections.
 
-Letters: B batch, T tokens, d hidden size, H query heads, Hk kv heads, D head dim, W window, M eidetic slots.
+Letters: B batch, T tokens, d hidden size, N rows of queries, Q queries per row, H query heads,
+Hk kv heads, D head dim, W window, M eidetic slots.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.mixers import MIXERS
 from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
-from bmojo_neuron.ops.memory_attention import Memory
-from bmojo_neuron.state import State, StatePart, recurrent_dtype
-from bmojo_neuron.window import Call, FullCall, StepCall
+from bmojo_neuron.state import State, StatePart
+from bmojo_neuron.window import Call, FullCall
 
 
 class Projections(nn.Module):
@@ -34,15 +34,18 @@ class Projections(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
 
     def query(self, x: Tensor) -> Tensor:
-        """(B, T, d) -> (B, H, T, D), normed, not yet rotated."""
-        return self.q_norm(self._heads(self.q_proj(x)))
+        """(B, T, d) -> (B, H, T, D), normed and scaled by D^-0.5, not yet rotated."""
+        q: Tensor = self.q_norm(self._heads(self.q_proj(x)))
+        return q * self.head_dim**-0.5
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, d) -> two (B, Hk, T, D); the key normed, not yet rotated."""
         return self.k_norm(self._heads(self.k_proj(x))), self._heads(self.v_proj(x))
 
 
-def ring_parts(name: str, config: BMojoConfig, size: int | None, dtype: torch.dtype) -> list[StatePart]:
+def ring_parts(
+    name: str, config: BMojoConfig, size: int | None, dtype: torch.dtype
+) -> list[StatePart]:
     """Keys and values of a ring of `size` tokens, or of one that grows with the history (None)."""
     shape = (config.num_key_value_heads, size or 0, config.head_dim)
     grows = 1 if size is None else None
@@ -56,21 +59,22 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.ops, self.window = config, ops, window
         self.qkv = Projections(config)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+        inner = config.num_attention_heads * config.head_dim
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
         """A ring of W keys and values, or all of them."""
         return ring_parts("context", self.config, self.window, dtype)
 
     def forward(self, u: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+        """u (B, T, d) -> the layer's output (B, T, d) and its new state."""
+        if self.window is None and isinstance(call, FullCall):
+            call = call.whole()
         q, (k, v) = self.qkv.query(u), self.qkv.key_value(u)
         q, k = call.here(q), call.here(k)
-        scale = self.config.head_dim**-0.5
-        if self.window is None and isinstance(call, FullCall):  # nothing before, all at once
-            seen = call.causal()
-            return self.o_proj(self.ops.memory_attention([Memory(q, k, v, seen)], scale).transpose(1, 2).flatten(2)), {}
-        memories, new = context(q, k, v, call, state, self.window)
-        return self.o_proj(call.unrows(self.ops.memory_attention(memories, scale))), new
+        memories, new = call.context(call.rows(q), k, v, state, self.window)
+        y: Tensor = self.o_proj(call.unrows(self.ops.memory_attention(memories)))
+        return y, new
 
 
 class BMojo(nn.Module):
@@ -83,10 +87,11 @@ class BMojo(nn.Module):
         self.qkv = Projections(config)
         self.fading_qkv = None if config.tie_fading_projections else Projections(config)
         self.eidetic = EideticMemory(config, ops) if eidetic else None
-        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+        inner = config.num_attention_heads * config.head_dim
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
-        """The mixer's state, a ring of W in-context and one of 2W fading tokens, and eidetic memory."""
+        """The mixer's state, rings of W in-context and 2W fading tokens, and eidetic memory."""
         return [
             *self.mixer.parts(dtype),
             *ring_parts("context", self.config, self.config.window, dtype),
@@ -95,63 +100,33 @@ class BMojo(nn.Module):
         ]
 
     def forward(self, u: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
-        window = self.config.window
+        """u (B, T, d) -> the layer's output (B, T, d) and its new state."""
+        window, boundary = self.config.window, self.config.eidetic_position == "boundary"
         f, new = self.mixer(u, call, state)
-        plain_q, (plain_k, v) = self.qkv.query(u), self.qkv.key_value(u)
-        q, k = call.here(plain_q), call.here(plain_k)
-        fading_q = q if self.fading_qkv is None else call.here(self.fading_qkv.query(u))
-        fading_k, fading_v = (self.fading_qkv or self.qkv).key_value(f)
-        fading_k = call.here(fading_k)
+        q = self.qkv.query(u)
+        (k, v), (fading_k, fading_v) = self._keys_values(u, f)
+        q_here, k_here = call.rows(call.here(q)), call.here(k)
+        q_fading = q_here
+        if self.fading_qkv is not None:
+            q_fading = call.rows(call.here(self.fading_qkv.query(u)))
 
-        memories, rings = context(q, k, v, call, state, window)
-        new |= rings
-        memories.append(
-            Memory(  # tokens of this very chunk are never seen here: a chunk is at most W long
-                call.rows(fading_q),
-                call.past(fading_k, state, "fading_k", 2 * window),
-                call.past(fading_v, state, "fading_v", 2 * window),
-                call.visible(2 * window, near=window, far=2 * window),
-            )
-        )
-        if isinstance(call, StepCall):
-            new["fading_k"] = call.write(state, "fading_k", fading_k)
-            new["fading_v"] = call.write(state, "fading_v", fading_v)
-        if self.eidetic:
-            boundary = self.config.eidetic_position == "boundary"
-            eidetic_q = call.rows(call.behind(plain_q) if boundary else q)
-            if isinstance(call, StepCall):
-                score, extended = self.eidetic.score(f, state["predictor"])
-                memories.append(self.eidetic.read_step(eidetic_q, call, state))
-                new["context_score"] = call.write(state, "context_score", score)
-                new["predictor"] = call.tail(extended, self.config.innovation_taps)
-            elif isinstance(call, FullCall):
-                size = (f.shape[0], self.config.innovation_taps, f.shape[2])
-                tail = f.new_zeros(size, dtype=recurrent_dtype(f.dtype))
-                score, _ = self.eidetic.score(f, tail)
-                memories.append(self.eidetic.read_full(eidetic_q, plain_k if boundary else k, v, score, call))
-                if self.training:
-                    new["innovation_loss"] = self.eidetic.prediction_loss(f, tail)
-        return self.o_proj(call.unrows(self.ops.memory_attention(memories, self.config.head_dim**-0.5))), new
+        memories, rings = call.context(q_here, k_here, v, state, window)
+        fading, fading_rings = call.fading(q_fading, call.here(fading_k), fading_v, state, window)
+        memories, new = memories + fading, new | rings | fading_rings
+        if self.eidetic is not None:
+            q_eidetic = call.rows(call.behind(q)) if boundary else q_here
+            k_eidetic = k if boundary else k_here
+            memory, parts = self.eidetic(q_eidetic, k_eidetic, v, f, call, state)
+            memories, new = [*memories, memory], new | parts
+        y: Tensor = self.o_proj(call.unrows(self.ops.memory_attention(memories)))
+        return y, new
 
-
-def context(
-    q: Tensor, k: Tensor, v: Tensor, call: Call, state: State, window: int | None
-) -> tuple[list[Memory], State]:
-    """In-context memory: the window's tokens before this chunk, and those of the chunk itself."""
-    size = window or state["context_k"].shape[2]
-    rows = call.rows(q)
-    memories = [
-        Memory(
-            rows,
-            call.past(k, state, "context_k", size),
-            call.past(v, state, "context_v", size),
-            call.visible(size, near=0, far=window),
-        ),
-        Memory(rows, call.rows(k), call.rows(v), call.visible(None, near=0, far=window)),
-    ]
-    if not isinstance(call, StepCall):
-        return memories, {}
-    return memories, {
-        "context_k": call.write(state, "context_k", k),
-        "context_v": call.write(state, "context_v", v),
-    }
+    def _keys_values(
+        self, u: Tensor, f: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Keys and values of the in-context (from u) and of the fading tokens (from f)."""
+        if self.fading_qkv is not None:
+            return self.qkv.key_value(u), self.fading_qkv.key_value(f)
+        k, v = self.qkv.key_value(torch.cat([u, f], dim=1))  # tied: the weights are read once
+        (k, fading_k), (v, fading_v) = k.chunk(2, dim=2), v.chunk(2, dim=2)
+        return (k, v), (fading_k, fading_v)

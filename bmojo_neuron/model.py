@@ -110,24 +110,33 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         self.layers = nn.ModuleList(Block(config, self.ops, kind) for kind in config.layer_types)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._part_names = [
+            [part.name for part in block.layer.parts(torch.float32)] for block in self.layers
+        ]
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Mamba2 | EideticMemory | Rotary):
+        if isinstance(module, Mamba2 | EideticMemory):
             module.reset()
 
     # -- the programs -------------------------------------------------------------------------------------------------
 
     def step(
-        self, tokens: Tensor, n_valid: Tensor, state: State, *, all_logits: bool = False, donate: bool = False
+        self,
+        tokens: Tensor,
+        n_valid: Tensor | None,
+        state: State,
+        *,
+        all_logits: bool = False,
+        donate: bool = False,
     ) -> tuple[Tensor, State]:
         """Feed up to T tokens per row. Pure; never crosses a selection boundary (`plan` sees to that).
 
         Args:
             tokens: (B, T) int32; row b's tokens from n_valid[b] on are padding and change nothing.
-            n_valid: (B,) int32, 0 <= n_valid <= T <= `self.chunk`.
+            n_valid: (B,) int32, 0 <= n_valid <= T <= `self.chunk`; None: all T of every row.
             state: as from `new_state` or an earlier step.
             all_logits: return logits of all T positions rather than of the last valid one.
             donate: the old state is given up, so its memory may hold the new one.
@@ -137,10 +146,13 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         """
         call = StepCall(state["n"], n_valid, tokens.shape[1], donate)
         h, parts = self._run(tokens, call, state)
-        new = {**state, **parts, "n": state["n"] + n_valid}
-        if not all_logits:
+        taken = tokens.shape[1] if n_valid is None else n_valid
+        new = {**state, **parts, "n": state["n"] + taken}
+        if not all_logits and (n_valid is None or tokens.shape[1] == 1):
+            h = h[:, -1]
+        elif not all_logits:
             last = (n_valid - 1).clamp(min=0).long().view(-1, 1, 1).expand(-1, 1, h.shape[2])
-            h = h.gather(1, last).squeeze(1) if tokens.shape[1] > 1 else h.squeeze(1)
+            h = h.gather(1, last).squeeze(1)
         return self.lm_head(self.norm(h)), new
 
     def select(self, state: State, at_boundary: Tensor) -> tuple[State, State]:
@@ -191,8 +203,8 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         new: State = {}
         for i, block in enumerate(self.layers):
             prefix = f"layers.{i}."
-            local = {name[len(prefix) :]: part for name, part in state.items() if name.startswith(prefix)}
-            h, parts = block(h, call, local)
+            names = self._part_names[i] if state else ()
+            h, parts = block(h, call, {name: state[prefix + name] for name in names})
             new |= {prefix + name: part for name, part in parts.items()}
         return h, new
 
@@ -253,19 +265,14 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
         seen = state["n"].tolist()
         state = grow(state, self.state_parts(), max(s + length for s, length in zip(seen, left, strict=True)))
-        logits = torch.zeros(
-            (batch, width, self.config.vocab_size) if all_logits else (batch, self.config.vocab_size),
-            dtype=self.dtype,
-            device=ids.device,
-        )
+        shape = (batch, width) if all_logits else (batch,)
+        logits = torch.zeros(*shape, self.config.vocab_size, dtype=self.dtype, device=ids.device)
+        period = self.config.selection_period if self.config.has_eidetic else None
         done = [0] * batch
-        for piece in plan(seen, left, self.config.selection_period if self.config.has_eidetic else None, self.chunk):
+        for piece in plan(seen, left, period, self.chunk):
             if any(piece.at_boundary):
                 state, _ = self.select(state, torch.tensor(piece.at_boundary, device=ids.device))
-            length = max(piece.take)
-            n_valid = torch.tensor(piece.take, dtype=torch.int32, device=ids.device)
-            columns = torch.tensor(done, device=ids.device).unsqueeze(1) + torch.arange(length, device=ids.device)
-            tokens = ids.gather(1, columns.clamp(max=width - 1))
+            tokens, n_valid = _cut(ids, done, piece.take)
             out, state = self.step(tokens, n_valid, state, all_logits=all_logits, donate=donate)
             for b, take in enumerate(piece.take):
                 if take and all_logits:
@@ -352,6 +359,16 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = BMojoCache()
+
+
+def _cut(ids: Tensor, done: list[int], take: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Each row's next tokens (B, T), and how many of them are valid (None = all)."""
+    if min(done) == max(done) and min(take) == max(take):
+        return ids[:, done[0] : done[0] + take[0]], None
+    column = torch.arange(max(take), device=ids.device)
+    column = column + torch.tensor(done, device=ids.device).unsqueeze(1)
+    tokens = ids.gather(1, column.clamp(max=ids.shape[1] - 1))
+    return tokens, torch.tensor(take, dtype=torch.int32, device=ids.device)
 
 
 def _keep(x: Tensor, positions: int | Tensor) -> Tensor:

@@ -25,16 +25,14 @@ class RMSNorm(nn.Module):
 
 
 class Rotation(NamedTuple):
-    """cos and sin of rotary angles, each broadcastable to (B, H, T, D)."""
+    """Rotary angles, broadcastable to (B, H, T, D): cos, and sin with its first half negated."""
 
     cos: Tensor
     sin: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn the pairs (x_i, x_{i + D/2}) of the last axis."""
-        half = x.shape[-1] // 2
-        turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-        return torch.addcmul(x * self.cos, turned, self.sin)
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
     def inverse(self) -> Rotation:
         """The rotation back (exact for rope types that do not scale cos and sin)."""
@@ -42,35 +40,31 @@ class Rotation(NamedTuple):
         return Rotation(self.cos / scale, -self.sin / scale)
 
 
-class Rotary(nn.Module):
-    """Angles of rotary embedding for absolute positions, in float32, by transformers' `rope_parameters`."""
+class Rotary:
+    """Angles of rotary embedding for absolute positions, by transformers' `rope_parameters`.
 
-    inv_freq: Tensor
+    The frequencies are derived, stay in float32 whatever the model's dtype, and are no part of it:
+    no checkpoint holds them and no cast reaches them.
+    """
 
     def __init__(self, config: BMojoConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.register_buffer("inv_freq", torch.empty(config.head_dim // 2), persistent=False)
-        self.scaling = 1.0
-        self.reset()
+        self._inv_freq, self.scaling = _frequencies(config)
 
-    def reset(self) -> None:
-        """Compute the frequencies anew (they are derived, so no checkpoint holds them)."""
-        inv_freq, self.scaling = _frequencies(self.config)
-        with torch.no_grad():
-            self.inv_freq.copy_(inv_freq)
-
-    def forward(self, position: Tensor, dtype: torch.dtype) -> Rotation:
+    def __call__(self, position: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotations for positions (B, T) int32: cos and sin (B, 1, T, D)."""
-        angle = position.to(self.inv_freq.dtype)[:, None, :, None] * self.inv_freq
-        angle = torch.cat([angle, angle], dim=-1)
-        return Rotation((angle.cos() * self.scaling).to(dtype), (angle.sin() * self.scaling).to(dtype))
+        self._inv_freq = self._inv_freq.to(position.device)
+        angle = position.to(torch.float32)[:, None, :, None] * self._inv_freq
+        cos, sin = angle.cos() * self.scaling, angle.sin() * self.scaling
+        return Rotation(
+            torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
+        )
 
 
 def _frequencies(config: BMojoConfig) -> tuple[Tensor, float]:
     parameters: dict[str, Any] = config.rope_parameters
     if parameters.get("rope_type", "default") == "default":
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
+        exponent = exponent / config.head_dim
         return parameters["rope_theta"] ** -exponent, 1.0
     inv_freq, scaling = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
     return inv_freq, float(scaling)

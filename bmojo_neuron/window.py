@@ -1,12 +1,13 @@
-"""Where the keys of a window come from: a ring in the state (step form) or the sequence itself (full form).
+"""Where the keys of a window come from: a ring in the state (step form), or the sequence itself (full form).
 
-Both forms put the same question to memory attention: some rows of queries, the keys before them, the keys among them.
-The step form has one row per session, its past in rings. The full form (training) has one row per selection period,
-all at once, its past cut out of the sequence. Worked example, W = C = 4, tokens 0..11: the full form makes three rows,
-queries 0-3, 4-7, 8-11; the past of the last is keys 4-7 (W = 4) and fading keys 0-7 (2W = 8).
+Both forms put the same question to memory attention: some rows of queries, the keys before them,
+the keys among them. The step form has one row per session, its past in rings. The full form
+(training) has one row per selection period, all at once, its past cut out of the sequence.
+Worked example, W = C = 4, tokens 0..11: the full form makes three rows, queries 0-3, 4-7, 8-11;
+the past of the last is keys 4-7 (W = 4) and fading keys 0-7 (2W = 8).
 
-Letters: B batch, T tokens of this call, N rows of queries (B, or B * periods), Q queries per row, Hk kv heads,
-D head dim, R size of a past, n tokens before this call.
+Letters: B batch, T tokens of this call, N rows of queries (B, or B * periods), Q queries per row,
+H query heads, Hk kv heads, D head dim, R size of a past, W window, n tokens before this call.
 """
 
 from __future__ import annotations
@@ -18,36 +19,35 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bmojo_neuron.norm import Rotation
+from bmojo_neuron.ops.memory_attention import Memory
 from bmojo_neuron.state import State
 
 
 def ring_position(n: Tensor, size: int) -> Tensor:
-    """Position of the token in each slot of a ring of `size` after n tokens; negative = still empty. (B, size) int32.
+    """Position of the token in each slot of a ring after n tokens, negative = empty: (B, size) int32.
 
-    The token at position p stands in slot p mod size, so slot r holds the largest p < n with p = r mod size.
+    The token at position p stands in slot p mod size: slot r holds the largest p < n, p = r mod size.
     """
     slot = torch.arange(size, dtype=torch.int32, device=n.device)
     last = (n - 1).unsqueeze(1)
     return last - (last - slot).remainder(size)
 
 
-def write_ring(ring: Tensor, new: Tensor, n: Tensor, n_valid: Tensor, donate: bool) -> Tensor:
-    """Put the first n_valid of `new` (B, ..., T, D) into `ring` (B, ..., R, D) at positions n, n+1, ...; T <= R.
+def visible(query: Tensor, key: Tensor, near: int, far: int | None) -> Tensor:
+    """Which keys show themselves: near <= query - key < far, and the key exists (>= 0).
 
-    With `donate` a single token is written into the ring's own memory (the caller gives up the old state). That is safe
-    before the ring is read: the slot it takes held the token that has just left every window.
+    Args:
+        query: (N, Q) int32 positions.
+        key: (N, S) int32 positions.
+        near: least distance.
+        far: first distance at which a key is gone, or None for never.
+
+    Returns:
+        (N, 1, Q, S) bool, alike for all heads.
     """
-    size, length = ring.shape[-2], new.shape[-2]
-    extra = [1] * (ring.dim() - 3)
-    if length == 1 and donate:
-        slot = n.remainder(size).view(-1, *extra, 1, 1).expand_as(new).long()
-        valid = (n_valid > 0).view(-1, *extra, 1, 1)
-        return ring.scatter_(-2, slot, torch.where(valid, new.to(ring.dtype), ring.gather(-2, slot)))
-    index = torch.arange(size, dtype=torch.int32, device=n.device)
-    index = (index - n.unsqueeze(1)).remainder(size)  # (B, R): which new token falls into each slot
-    written = (index < n_valid.unsqueeze(1)).view(-1, *extra, size, 1)
-    index = index.clamp(max=length - 1).view(-1, *extra, size, 1).expand(*new.shape[:-2], size, new.shape[-1])
-    return torch.where(written, new.gather(-2, index.long()).to(ring.dtype), ring)
+    lag = query.unsqueeze(2) - key.unsqueeze(1)
+    seen = (lag >= near) & (key >= 0).unsqueeze(1)
+    return (seen if far is None else seen & (lag < far)).unsqueeze(1)
 
 
 class Call(ABC):
@@ -79,18 +79,28 @@ class Call(ABC):
         """(N, H, Q, D) -> (B, T, H * D)."""
 
     @abstractmethod
-    def past(self, new: Tensor, state: State, name: str, size: int) -> Tensor:
-        """The `size` keys or values before each row's first query: (N, Hk, R, D); `new` is this call's (B, Hk, T, D)."""
+    def context(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int | None
+    ) -> tuple[list[Memory], State]:
+        """In-context memory: tokens at a distance below `window` (None: all), and the new rings.
+
+        q (N, H, Q, D) in rows; k, v (B, Hk, T, D) of this call's tokens.
+        """
+
+    @abstractmethod
+    def fading(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int
+    ) -> tuple[list[Memory], State]:
+        """Fading memory: outputs of the mixer at distances W .. 2W-1, and the new rings."""
 
     @abstractmethod
     def past_position(self, size: int) -> Tensor:
-        """Positions of what `past` returns, (N, R) int32; negative = no such token."""
+        """Positions of the keys of a past of `size`, (N, R) int32; negative = no such token."""
 
     def visible(self, past: int | None, near: int, far: int | None) -> Tensor:
-        """Mask (N, Q, S): key j shows itself to query i when near <= i - j < far. Computed once per call and kind.
+        """Mask (N, 1, Q, S) of a past of that size, or (None) of the tokens among the queries.
 
-        Args:
-            past: size of the past whose keys are meant, or None for the keys among the queries.
+        Computed once per call, however many layers ask.
         """
         kind = (past, near, far)
         if kind not in self._masks:
@@ -99,22 +109,27 @@ class Call(ABC):
         return self._masks[kind]
 
 
-def visible(query: Tensor, key: Tensor, near: int, far: int | None) -> Tensor:
-    """(N, Q) and (N, S) int32 positions -> (N, Q, S) bool: near <= query - key < far, and the key exists (>= 0)."""
-    lag = query.unsqueeze(2) - key.unsqueeze(1)
-    seen = (lag >= near) & (key >= 0).unsqueeze(1)
-    return seen if far is None else seen & (lag < far)
-
-
 class StepCall(Call):
-    """T tokens after a state; rows are sessions, pasts are the state's rings."""
+    """T tokens after a state; rows are sessions, pasts are the state's rings.
 
-    def __init__(self, n: Tensor, n_valid: Tensor, length: int, donate: bool) -> None:
+    A single token is written into its rings before they are read: the slot it takes held the token
+    that has just left every window. Several tokens are read beside the rings, then written.
+
+    Args:
+        n: (B,) int32 tokens before this call.
+        n_valid: (B,) int32 valid tokens of this call, or None when all T are.
+        length: T.
+        donate: a single token may be written into the old rings' own memory.
+    """
+
+    def __init__(self, n: Tensor, n_valid: Tensor | None, length: int, donate: bool) -> None:
         super().__init__()
         offset = torch.arange(length, dtype=torch.int32, device=n.device)
-        self.n, self.n_valid, self.donate = n, n_valid, donate
+        self.n, self.n_valid, self.single = n, n_valid, length == 1
+        self.in_place = donate and self.single
         self.position = self.query_position = n.unsqueeze(1) + offset
-        self.valid = offset < n_valid.unsqueeze(1)
+        self.valid = None if n_valid is None else offset < n_valid.unsqueeze(1)
+        self._slots: dict[int, Tensor] = {}
 
     def rows(self, x: Tensor) -> Tensor:
         return x
@@ -122,27 +137,59 @@ class StepCall(Call):
     def unrows(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)
 
-    def past(self, new: Tensor, state: State, name: str, size: int) -> Tensor:
-        return state[name]
-
     def past_position(self, size: int) -> Tensor:
-        return ring_position(self.n, size)
+        return ring_position(self.n + 1 if self.single else self.n, size)
 
-    def write(self, state: State, name: str, new: Tensor) -> Tensor:
-        """The ring `name` after this call; `new` (B, Hk, T, D), or (B, T) for a ring of scalars."""
-        ring = state[name]
-        if ring.dim() == 2:
-            return write_ring(ring[..., None], new[..., None], self.n, self.n_valid, self.donate)[..., 0]
-        return write_ring(ring, new, self.n, self.n_valid, self.donate)
+    def context(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int | None
+    ) -> tuple[list[Memory], State]:
+        size = state["context_k"].shape[2]
+        new, keys, values = self._rings("context", k, v, state)
+        memories = [Memory(q, keys, values, self.visible(size, 0, window))]
+        if not self.single:
+            memories.append(Memory(q, k, v, self.visible(None, 0, window)))
+        return memories, new
+
+    def fading(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int
+    ) -> tuple[list[Memory], State]:
+        # This call's own tokens are never seen here: a step is at most W long.
+        new, keys, values = self._rings("fading", k, v, state)
+        return [Memory(q, keys, values, self.visible(2 * window, window, 2 * window))], new
+
+    def _rings(
+        self, name: str, k: Tensor, v: Tensor, state: State
+    ) -> tuple[State, Tensor, Tensor]:
+        """The written rings, and the keys and values to read."""
+        names = (f"{name}_k", f"{name}_v")
+        new = {part: self.write(state[part], x) for part, x in zip(names, (k, v), strict=True)}
+        read = new if self.single else state
+        return new, read[names[0]], read[names[1]]
+
+    def write(self, ring: Tensor, new: Tensor) -> Tensor:
+        """Put this call's valid tokens (B, ..., T, D) into a ring (B, ..., R, D); T <= R."""
+        size = ring.shape[-2]
+        if size not in self._slots:
+            self._slots[size] = self.position.remainder(size).long()  # (B, T)
+        extra = [1] * (ring.dim() - 3)
+        slot = self._slots[size].view(ring.shape[0], *extra, -1, 1).expand_as(new)
+        new = new.to(ring.dtype)
+        if self.valid is not None:
+            valid = self.valid.view(ring.shape[0], *extra, -1, 1)
+            new = torch.where(valid, new, ring.gather(-2, slot))
+        return ring.scatter_(-2, slot, new) if self.in_place else ring.scatter(-2, slot, new)
 
     def tail(self, extended: Tensor, size: int) -> Tensor:
-        """The `size` rows of `extended` (B, size+T, E) that end at each session's last valid token: (B, size, E)."""
-        index = self.n_valid.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=extended.device)
-        return extended.gather(1, index.long().unsqueeze(2).expand(-1, -1, extended.shape[2]))
+        """The `size` rows of (B, size+T, E) that end at each session's last valid token."""
+        if self.n_valid is None:
+            return extended[:, -size:].clone()
+        index = torch.arange(size, dtype=torch.int32, device=extended.device)
+        index = (self.n_valid.unsqueeze(1) + index).long()
+        return extended.gather(1, index.unsqueeze(2).expand(-1, -1, extended.shape[2]))
 
 
 class FullCall(Call):
-    """A whole sequence from its start; rows are selection periods, pasts are cut out of the sequence."""
+    """A whole sequence from its start; rows are selection periods, pasts are cut out of it."""
 
     valid = None
 
@@ -150,10 +197,17 @@ class FullCall(Call):
         super().__init__()
         self.batch_size, self.length, self.period = batch_size, length, min(period, length)
         self.periods = -(-length // self.period)
-        self.start = torch.arange(self.periods, dtype=torch.int32, device=device) * self.period  # (P,)
-        self.position = torch.arange(length, dtype=torch.int32, device=device).expand(batch_size, length)
-        offset = torch.arange(self.period, dtype=torch.int32, device=device)
-        self.query_position = (self.start.unsqueeze(1) + offset).repeat(batch_size, 1)  # (B*P, C)
+        start = torch.arange(self.periods, dtype=torch.int32, device=device) * self.period
+        token = torch.arange(length, dtype=torch.int32, device=device)
+        self.start = start.unsqueeze(1)  # (P, 1)
+        self.position = token.expand(batch_size, length)
+        self.query_position = (self.start + token[: self.period]).repeat(batch_size, 1)
+
+    def whole(self) -> FullCall:
+        """The same call with all queries in one row, for layers without a window."""
+        call = FullCall(self.batch_size, self.length, self.length, self.start.device)
+        call.here = self.here
+        return call
 
     def rows(self, x: Tensor) -> Tensor:
         x = pad(x, (0, 0, 0, self.periods * self.period - self.length))
@@ -163,15 +217,27 @@ class FullCall(Call):
         x = x.unflatten(0, (self.batch_size, self.periods)).permute(0, 1, 3, 2, 4)  # (B, P, C, H, D)
         return x.flatten(3).flatten(1, 2)[:, : self.length]
 
-    def causal(self) -> Tensor:
-        """Mask (1, T, T) of full attention: each token sees itself and all before."""
-        position = self.position[:1]
-        return visible(position, position, 0, None)
-
-    def past(self, new: Tensor, state: State, name: str, size: int) -> Tensor:
-        x = pad(new, (0, 0, size, 0))[:, :, : size + (self.periods - 1) * self.period]
-        return x.unfold(2, size, self.period).permute(0, 2, 1, 4, 3).flatten(0, 1)  # (B*P, Hk, R, D)
-
     def past_position(self, size: int) -> Tensor:
         offset = torch.arange(-size, 0, dtype=torch.int32, device=self.start.device)
-        return (self.start.unsqueeze(1) + offset).repeat(self.batch_size, 1)
+        return (self.start + offset).repeat(self.batch_size, 1)
+
+    def context(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int | None
+    ) -> tuple[list[Memory], State]:
+        among = Memory(q, self.rows(k), self.rows(v), self.visible(None, 0, window))
+        if self.periods == 1:
+            return [among], {}
+        size = self.length if window is None else window
+        past = Memory(q, self._past(k, size), self._past(v, size), self.visible(size, 0, window))
+        return [past, among], {}
+
+    def fading(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, window: int
+    ) -> tuple[list[Memory], State]:
+        seen = self.visible(2 * window, window, 2 * window)
+        return [Memory(q, self._past(k, 2 * window), self._past(v, 2 * window), seen)], {}
+
+    def _past(self, x: Tensor, size: int) -> Tensor:
+        """The `size` tokens before each row's first query: (B, Hk, T, D) -> (N, Hk, R, D)."""
+        x = pad(x, (0, 0, size, 0))[:, :, : size + (self.periods - 1) * self.period]
+        return x.unfold(2, size, self.period).permute(0, 2, 1, 4, 3).flatten(0, 1)

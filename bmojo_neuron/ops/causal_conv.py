@@ -23,6 +23,9 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor) ->
     """
     taps, length = weight.shape[1], x.shape[1]
     extended = torch.cat([tail.to(x.dtype), x], dim=1)  # (B, K-1+T, E)
+    if length == 1:
+        y = (extended * weight.t()).sum(1, keepdim=True)
+        return silu(y if bias is None else y + bias), extended
     y = extended[:, :length] * weight[:, 0]
     if bias is not None:
         y = y + bias

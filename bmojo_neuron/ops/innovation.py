@@ -18,18 +18,21 @@ def innovation(f: Tensor, weight: Tensor, tail: Tensor) -> tuple[Tensor, Tensor,
     Args:
         f: (B, T, d) fading outputs.
         weight: (k, d) float32, nearest past first.
-        tail: (B, k, d) float32 (the dtype of all arithmetic), the fading outputs before f, newest last; zeros at the start of a sequence.
+        tail: (B, k, d) float32 (the dtype of all arithmetic), the fading outputs before f, newest
+            last; zeros at the start of a sequence.
 
     Returns:
-        score (B, T) float32, predicted (B, T, d) float32, and `extended` (B, k+T, d) float32 = tail followed by f,
-        from which the caller takes the next tail (the k rows that end at its last valid token).
+        score (B, T) float32, predicted (B, T, d) float32, and `extended` (B, k+T, d) float32, the
+        tail followed by f, from which the caller takes the next tail (the k rows that end at its
+        last valid token).
     """
     taps, length = weight.shape[0], f.shape[1]
     f = f.to(tail.dtype)
     extended = torch.cat([tail, f], dim=1)
     predicted = extended[:, taps - 1 : taps - 1 + length] * weight[0]
     for m in range(2, taps + 1):
-        predicted = torch.addcmul(predicted, extended[:, taps - m : taps - m + length], weight[m - 1])
+        past = extended[:, taps - m : taps - m + length]
+        predicted = torch.addcmul(predicted, past, weight[m - 1])
     error = (f - predicted).square().mean(-1)
     size = f.square().mean(-1) + predicted.square().mean(-1)
     return (error + EPS).log() - (size + EPS).log(), predicted, extended

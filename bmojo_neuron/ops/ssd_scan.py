@@ -31,6 +31,13 @@ def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
         y (B, T, H, P) in x's dtype, and the new state (B, H, P, N) float32.
     """
     batch, length, heads, width = x.shape
+    if length == 1:  # the recurrence as it stands
+        x_, b_, c_ = (v.squeeze(1).to(state.dtype) for v in (x, b, c))
+        step = dt.squeeze(1)
+        decay = (step * a).exp()[..., None, None]
+        added = (x_ * step.unsqueeze(-1)).unsqueeze(-1) * b_.unsqueeze(-2)  # (B, H, P, N)
+        state = torch.addcmul(added, state, decay)
+        return (state @ c_.unsqueeze(-1)).squeeze(-1).unsqueeze(1).to(x.dtype), state
     chunk = min(CHUNK, length)
     short = -length % chunk
     x_, b_, c_ = (pad(v.to(state.dtype), (0, 0, 0, 0, 0, short)) if short else v.to(state.dtype) for v in (x, b, c))

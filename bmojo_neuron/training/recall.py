@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.model import BMojoForCausalLM
@@ -21,14 +22,15 @@ class Recall:
         split: which pairs were asked, see `dialogues`.
         questions: how many.
         accuracy: share answered by the right value as the most likely token.
-        held: share whose value token stood in some layer's eidetic memory when asked; NaN without such memory.
+        held: share whose value token stood in some layer's eidetic memory when asked; None for a
+            model without such memory.
     """
 
     distance: int
     split: Split
     questions: int
     accuracy: float
-    held: float
+    held: float | None
 
 
 @torch.no_grad()
@@ -42,35 +44,53 @@ def measure(
     notes: int = 4,
     seed: int = 0,
 ) -> Recall:
-    """Feed `dialogues` dialogues of `notes` notes each as one batch and read the answers off the logits."""
+    """Feed dialogues of `notes` notes each as one batch and read the answers off the logits.
+
+    Each answer is followed by the right value, whatever the model would have said. The same seed
+    gives the same dialogues to every model.
+    """
     rng = np.random.default_rng([seed, distance])
-    samples = [evaluation_dialogue(rng, source, distance=distance, notes=notes, split=split) for _ in range(dialogues)]
+    samples = [
+        evaluation_dialogue(rng, source, distance=distance, notes=notes, split=split)
+        for _ in range(dialogues)
+    ]
     tokens = torch.from_numpy(np.stack([sample.tokens for sample in samples]))
-    asked = np.flatnonzero(samples[0].is_answer)  # all dialogues have the same plan
+    asked = np.flatnonzero(samples[0].is_answer).tolist()  # the same places in all dialogues
     state = model.new_state(dialogues)
-    at, right, held = 0, 0, 0
-    for answer in asked:
-        logits, state = model.feed(tokens[:, at:answer], state, donate=True)
-        right += int((logits.argmax(-1) == tokens[:, answer]).sum())
-        sets = [part for name, part in state.items() if name.endswith("eidetic_position")]
-        held += sum(int(((part == int(answer) - distance).any(1)).sum()) for part in sets[-1:])
-        at = int(answer)
+    start, right, held = 0, 0, 0
+    for place in asked:
+        logits, state = model.feed(tokens[:, start:place], state, donate=True)
+        right += int((logits.argmax(-1) == tokens[:, place]).sum())
+        memories = [part for name, part in state.items() if name.endswith("eidetic_position")]
+        if memories:
+            held += int((torch.cat(memories, dim=1) == place - distance).any(dim=1).sum())
+        start = place
     questions = dialogues * len(asked)
-    return Recall(distance, split, questions, right / questions, held / questions if sets else float("nan"))
+    share = held / questions if model.config.has_eidetic else None
+    return Recall(distance, split, questions, right / questions, share)
 
 
 def without_eidetic(model: BMojoForCausalLM) -> BMojoForCausalLM:
-    """The same weights with eidetic memory switched off (M = 0)."""
+    """The same weights with eidetic memory switched off (M = 0), in evaluation mode."""
     config = BMojoConfig.from_dict(model.config.to_dict() | {"eidetic_size": 0})
-    off = BMojoForCausalLM(config).to(model.dtype).eval()
-    weights = {name: tensor for name, tensor in model.state_dict().items() if ".eidetic." not in name}
+    off = BMojoForCausalLM(config).to(model.device, model.dtype)
+    weights = {
+        name: tensor for name, tensor in model.state_dict().items() if ".eidetic." not in name
+    }
     off.load_state_dict(weights)
+    off.train(False)
     return off
 
 
 @torch.no_grad()
-def perplexity(model: BMojoForCausalLM, tokens: torch.Tensor, length: int = 1024) -> float:
-    """Perplexity of a text (T,) int64, in stretches of `length` tokens, each from an empty state."""
-    rows = tokens[: len(tokens) // length * length].view(-1, length)
-    losses = [model(row.unsqueeze(0), labels=row.unsqueeze(0), use_cache=False).loss for row in rows]
+def perplexity(model: BMojoForCausalLM, tokens: Tensor, length: int = 1024) -> float:
+    """Perplexity of a text, in stretches of `length` tokens, each from an empty state.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (T,) int64, T >= length; what does not fill a last stretch is left out.
+        length: of a stretch, at least 2; its first token is given, not predicted.
+    """
+    rows = tokens[: len(tokens) // length * length].view(-1, 1, length)
+    losses = [model(row, labels=row, use_cache=False).loss for row in rows]
     return float(torch.stack(losses).mean().exp())
