@@ -1,0 +1,67 @@
+"""Tiny random models, one per layer type, large enough for every boundary to be crossed."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+
+VOCABULARY = 50
+KINDS: dict[str, dict[str, Any]] = {
+    "attention": {"layer_types": ["attention"] * 2},
+    "sliding_attention": {"layer_types": ["sliding_attention"] * 2},
+    "mamba2": {"layer_types": ["mamba2"] * 2},
+    "bmojo_f": {"layer_types": ["bmojo_f"] * 2},
+    "bmojo_f-untied": {"layer_types": ["bmojo_f"] * 2, "tie_fading_projections": False},
+    "bmojo": {"layer_types": ["bmojo"] * 2},
+    "bmojo-short_period": {"layer_types": ["bmojo"] * 2, "selection_period": 5},
+    "bmojo-absolute": {
+        "layer_types": ["bmojo"] * 2,
+        "eidetic_position": "absolute",
+        "eidetic_half_life": 20.0,
+        "eidetic_score_bias": False,
+    },
+    "mamba2+bmojo": {"layer_types": ["mamba2", "bmojo"]},
+    "hybrid": {"layer_types": ["mamba2", "attention"]},
+    "bmojo-no_mlp": {"layer_types": ["bmojo"] * 2, "intermediate_size": 0},
+}
+
+
+def tiny_config(kind: str, **changes: Any) -> BMojoConfig:
+    options = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "window": 8,
+        "eidetic_size": 6,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    return BMojoConfig(**(options | KINDS[kind] | changes))
+
+
+def tiny_model(kind: str, **changes: Any) -> BMojoForCausalLM:
+    torch.manual_seed(0)
+    return BMojoForCausalLM(tiny_config(kind, **changes)).eval()
+
+
+def random_ids(rows: int, length: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (rows, length), generator=generator)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def model(kind: str) -> BMojoForCausalLM:
+    return tiny_model(kind)
