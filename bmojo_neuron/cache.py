@@ -1,4 +1,6 @@
-"""The state of a batch as a transformers `Cache`, so that `generate` and its loops carry it like any other."""
+"""The state of a batch as a transformers `Cache`, so that `generate` and its loops carry it like
+any other.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from bmojo_neuron.state import State, select_rows
 
 
 class BMojoCache(Cache):
-    """Owns one state; `forward` reads it and puts the next one in its place, in the same memory where it can.
+    """Owns one state; `forward` reads it and puts the next one in its place, in the same memory
+    where it can.
 
     Attributes:
         state: the state (see `bmojo_neuron.state`), or None before the first forward.
@@ -63,9 +66,12 @@ class BMojoCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:
             raise ValueError(
-                "crop: a recurrent state cannot be rewound; keep a copy (bmojo_neuron.state.copy_state) to go back to. "
-                "Assisted generation, which rewinds, is not possible with this model"
+                "crop: a recurrent state cannot be rewound; keep a copy to go back to "
+                "(bmojo_neuron.state.copy_state). Assisted generation, which rewinds, is not "
+                "possible with this model"
             )
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        raise TypeError("update: this cache is advanced by the model's forward as a whole, not layer by layer")
+        raise TypeError(
+            "update: this cache is advanced by the model's forward as a whole, not layer by layer"
+        )

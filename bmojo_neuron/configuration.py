@@ -1,7 +1,10 @@
-"""Configuration of every model that one B'MOJO block can be: Transformer, SSM, hybrid, B'MOJO-F, B'MOJO."""
+"""Configuration of every model that one B'MOJO block can be: Transformer, SSM, hybrid, B'MOJO-F,
+B'MOJO.
+"""
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -14,12 +17,13 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @strict
-class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """Flat, typed description of a model; letters in brackets are those of the paper and of the code.
+class BMojoConfig(PretrainedConfig):
+    """Flat, typed description of a model; letters in brackets are those of the paper and of the
+    code.
 
     Raises:
-        ValueError: a field is out of range or two fields contradict each other; the message names the
-            field, what was expected and what came.
+        ValueError: a field is out of range or two fields contradict each other; the message names
+            the field, what was expected and what came.
     """
 
     model_type = "bmojo"
@@ -30,31 +34,31 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     intermediate_size: int = 2048  # width of the SwiGLU; 0 drops it
     num_hidden_layers: int = 12
     num_attention_heads: int = 12  # H
-    num_key_value_heads: int | None = None  # Hk; null: as many as query heads
-    head_dim: int | None = None  # D; null: hidden_size / num_attention_heads
-    layer_types: list[str] | None = None  # one of LAYER_TYPES per layer; null: all "bmojo"
-    max_position_embeddings: int = 131072  # what a fixed-length model is meant for; not a limit here
+    num_key_value_heads: int = 0  # Hk; 0: as many as query heads
+    head_dim: int = 0  # D; 0: hidden_size / num_attention_heads
+    layer_types: list[str] = field(default_factory=list)  # of LAYER_TYPES; empty: all "bmojo"
+    max_position_embeddings: int = 131072  # told to users of fixed-length models; no limit here
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] = field(default_factory=dict)  # as in transformers
 
     window: int = 256  # W: tokens kept verbatim by sliding_attention, bmojo_f and bmojo
     mixer: str = "mamba2"  # the fading memory inside bmojo_f and bmojo
     tie_fading_projections: bool = True  # fading tokens use the projections of the in-context ones
 
-    selection_period: int | None = None  # C <= W: tokens between two selections; null: W
+    selection_period: int = 0  # C <= W: tokens between two selections; 0: W
     eidetic_size: int = 256  # M: slots of eidetic memory; 0 makes bmojo equal bmojo_f
     eidetic_half_life: float | None = None  # tokens in which a score loses ln 2; null: never
-    eidetic_position: str = "boundary"  # keys sit at the constant distance 2W, or at their "absolute" position
-    eidetic_score_bias: bool = True  # add beta_h * score to eidetic logits, so that selection is learnt
+    eidetic_position: str = "boundary"  # keys sit at distance 2W, or at their "absolute" position
+    eidetic_score_bias: bool = True  # beta_h * score joins eidetic logits: selection is learnt
     innovation_taps: int = 4  # k: past fading outputs that the one-step predictor sees
     innovation_loss_weight: float = 0.1
 
-    mamba2_num_heads: int | None = None  # null: num_attention_heads
-    mamba2_num_kv_heads: int | None = None  # heads of x and B before expansion; null: num_key_value_heads
-    mamba2_head_dim: int | None = None  # P; null: head_dim
-    mamba2_state_size: int | None = None  # N; null: head_dim
+    mamba2_num_heads: int = 0  # 0: num_attention_heads
+    mamba2_num_kv_heads: int = 0  # heads of x and B before expansion; 0: num_key_value_heads
+    mamba2_head_dim: int = 0  # P; 0: head_dim
+    mamba2_state_size: int = 0  # N; 0: head_dim
     mamba2_conv_size: int = 4
     mamba2_qk_norm: bool = True  # per-head RMS norm of B and C
 
@@ -65,7 +69,7 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     def __post_init__(self, **kwargs: Any) -> None:
         def default(name: str, value: object) -> None:
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 setattr(self, name, value)
 
         default("num_key_value_heads", self.num_attention_heads)
@@ -78,8 +82,10 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         default("mamba2_state_size", self.head_dim)
         default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
         layer_types = self.layer_types
-        super().__post_init__(**kwargs)
-        self.layer_types = layer_types  # transformers renames "mamba" and "attention" to words of its own
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.layer_types = (
+            layer_types  # transformers renames "mamba" and "attention" to words of its own
+        )
         self._check()
 
     def validate_layer_type(self) -> None:
@@ -91,7 +97,13 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
         for name in (
-            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+            *(
+                "vocab_size",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+            ),
             *("head_dim", "window", "selection_period", "innovation_taps", "mamba2_num_heads"),
             *("mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size", "mamba2_conv_size"),
         ):
@@ -111,12 +123,17 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             f"a divisor of mamba2_num_heads ({self.mamba2_num_heads})",
         )
         require(
-            len(self.layer_types) == self.num_hidden_layers and set(self.layer_types) <= set(LAYER_TYPES),
+            len(self.layer_types) == self.num_hidden_layers
+            and set(self.layer_types) <= set(LAYER_TYPES),
             "layer_types",
-            f"{self.num_hidden_layers} entries (num_hidden_layers), each one of {', '.join(LAYER_TYPES)}",
+            f"num_hidden_layers ({self.num_hidden_layers}) entries of {', '.join(LAYER_TYPES)}",
         )
         require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
-        require(self.selection_period <= self.window, "selection_period", f"at most window ({self.window})")
+        require(
+            self.selection_period <= self.window,
+            "selection_period",
+            f"at most window ({self.window})",
+        )
         require(
             self.eidetic_position in EIDETIC_POSITIONS,
             "eidetic_position",
@@ -136,7 +153,9 @@ class BMojoConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     @property
     def eidetic_decay(self) -> float:
         """lambda of the rank key, per token: ln 2 / half-life."""
-        return 0.0 if self.eidetic_half_life is None else 0.6931471805599453 / self.eidetic_half_life
+        return (
+            0.0 if self.eidetic_half_life is None else 0.6931471805599453 / self.eidetic_half_life
+        )
 
     @property
     def has_eidetic(self) -> bool:

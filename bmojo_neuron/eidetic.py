@@ -1,7 +1,8 @@
-"""Eidetic memory: the tokens that the fading memory could not predict, kept verbatim (spec/model 3.2-3.7).
+"""Eidetic memory: the tokens that the fading memory could not predict, kept verbatim (spec/model
+3.2-3.7).
 
-Letters: B batch, T tokens, N rows of queries, H query heads, Hk kv heads, D head dim, d hidden size, W window,
-C selection period, M slots, k predictor taps.
+Letters: B batch, T tokens, N rows of queries, H query heads, Hk kv heads, D head dim, d hidden
+size, W window, C selection period, M slots, k predictor taps.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ SLOT_PARTS = ("eidetic_k", "eidetic_v", "eidetic_position", "eidetic_score")
 
 
 class EideticMemory(nn.Module):
-    """Scores tokens by innovation, selects the top M at boundaries, and offers them to memory attention."""
+    """Scores tokens by innovation, selects the top M at boundaries, and offers them to memory
+    attention.
+    """
 
     def __init__(self, config: BMojoConfig, ops: Ops) -> None:
         super().__init__()
         self.config, self.ops = config, ops
-        self.predictor = nn.Parameter(torch.empty(config.innovation_taps, config.hidden_size))  # nearest past first
+        self.predictor = nn.Parameter(
+            torch.empty(config.innovation_taps, config.hidden_size)
+        )  # nearest past first
         if config.eidetic_score_bias:
             self.score_bias = nn.Parameter(torch.empty(config.num_attention_heads))  # beta
 
@@ -123,7 +128,9 @@ class EideticMemory(nn.Module):
             boundary = period * call.period
             low, high = boundary - c.window, boundary - c.window + call.period
             if high > 0:
-                fresh = torch.arange(max(low, 0), high, dtype=torch.int32, device=score.device).expand(batch, -1)
+                fresh = torch.arange(
+                    max(low, 0), high, dtype=torch.int32, device=score.device
+                ).expand(batch, -1)
                 position = torch.cat([kept, fresh], dim=1)
                 scores = torch.cat([kept_score, score[:, max(low, 0) : high]], dim=1)
                 at = torch.full((batch,), boundary, dtype=torch.int32, device=score.device)
@@ -132,21 +139,28 @@ class EideticMemory(nn.Module):
             out.append(kept)
         return torch.stack(out, dim=1)
 
-    def select(self, state: State, n: Tensor, at_boundary: Tensor, turn_back: Rotation | None) -> tuple[State, State]:
-        """Merge the C oldest tokens of the window into the slots, for the rows that stand on a boundary.
+    def select(
+        self, state: State, n: Tensor, at_boundary: Tensor, turn_back: Rotation | None
+    ) -> tuple[State, State]:
+        """Merge the C oldest tokens of the window into the slots, for the rows that stand on a
+        boundary.
 
         Args:
             state: this layer's parts (local names).
             n: (B,) int32 tokens so far; the boundary of the rows that stand on one.
             at_boundary: (B,) bool.
-            turn_back: un-rotates the C candidates' keys ("boundary" positions), or None ("absolute").
+            turn_back: un-rotates the C candidates' keys ("boundary" positions), or None
+                ("absolute").
 
         Returns:
-            The changed parts, and what fell out: the same parts with C entries, position -1 where nothing did.
+            The changed parts, and what fell out: the same parts with C entries, position -1 where
+                nothing did.
         """
         c = self.config
         slot = torch.arange(c.selection_period, dtype=torch.int32, device=n.device)
-        slot = (n.unsqueeze(1) + slot).remainder(c.window).long()  # (B, C): where b-W .. b-W+C-1 stand in the ring
+        slot = (
+            (n.unsqueeze(1) + slot).remainder(c.window).long()
+        )  # (B, C): where b-W .. b-W+C-1 stand in the ring
         position = ring_position(n, c.window).gather(1, slot).clamp(min=-1)
         wide = slot[:, None, :, None].expand(-1, c.num_key_value_heads, -1, c.head_dim)
         k = state["context_k"].gather(2, wide)
@@ -156,7 +170,10 @@ class EideticMemory(nn.Module):
             "eidetic_position": position,
             "eidetic_score": state["context_score"].gather(1, slot),
         }
-        joined = {name: torch.cat([state[name], fresh[name]], dim=-2 if fresh[name].dim() == 4 else -1) for name in fresh}
+        joined = {
+            name: torch.cat([state[name], fresh[name]], dim=-2 if fresh[name].dim() == 4 else -1)
+            for name in fresh
+        }
         kept, dropped = self.ops.selection(
             joined["eidetic_score"], joined["eidetic_position"], n, c.eidetic_size, c.eidetic_decay
         )
@@ -171,7 +188,9 @@ class EideticMemory(nn.Module):
             mask = at_boundary.view(-1, *[1] * (entries.dim() - 1))
             new[name] = torch.where(mask, take(entries, kept), state[name])
             evicted[name] = take(entries, dropped)
-        evicted["eidetic_position"] = evicted["eidetic_position"].where(at_boundary.unsqueeze(1), -1)
+        evicted["eidetic_position"] = evicted["eidetic_position"].where(
+            at_boundary.unsqueeze(1), -1
+        )
         return new, evicted
 
     def _bias(self, score: Tensor) -> Tensor | None:

@@ -31,16 +31,17 @@ class Projections(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
 
     def query(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, H, T, D), normed and scaled by D^-0.5, not yet rotated."""
-        q: Tensor = self.q_norm(self._heads(self.q_proj(x)))
-        return q * self.head_dim**-0.5
+        q: Tensor = self.q_norm(self._heads(self.q_proj(x))) * self.head_dim**-0.5
+        return q
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, d) -> two (B, Hk, T, D); the key normed, not yet rotated."""
-        return self.k_norm(self._heads(self.k_proj(x))), self._heads(self.v_proj(x))
+        k: Tensor = self.k_norm(self._heads(self.k_proj(x)))
+        return k, self._heads(self.v_proj(x))
 
 
 def ring_parts(

@@ -1,9 +1,11 @@
 """Fading memories: state-space mixers that stand alone as a layer or inside a B'MOJO layer.
 
-A mixer maps u (B, T, d) to f (B, T, d) and carries a state of constant size. Each has `parts(config)` (its state) and
-`forward(u, call, state) -> (f, new_state)`. Mamba-2 is here; `mamba`, `gdn` and `gka` belong beside it.
+A mixer maps u (B, T, d) to f (B, T, d) and carries a state of constant size. Each has
+`parts(config)` (its state) and `forward(u, call, state) -> (f, new_state)`. Mamba-2 is here;
+`mamba`, `gdn` and `gka` belong beside it.
 
-Letters: B batch, T tokens, d hidden size, H heads, G heads of x and B before expansion, P head dim, N state size.
+Letters: B batch, T tokens, d hidden size, H heads, G heads of x and B before expansion, P head dim,
+N state size.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from bmojo_neuron.window import Call, StepCall
 
 
 class Mamba2(nn.Module):
-    """Mamba-2 with per-head norms of B and C (spec/checkpoints section 4): gate first, then norm per head."""
+    """Mamba-2 with per-head norms of B and C (spec/checkpoints section 4): gate first, then norm
+    per head.
+    """
 
     def __init__(self, config: BMojoConfig, ops: Ops) -> None:
         super().__init__()
@@ -37,7 +41,9 @@ class Mamba2(nn.Module):
             self.kv_heads * self.state_size,
             self.heads * self.state_size,
         ]
-        self.in_proj = nn.Linear(config.hidden_size, inner + sum(self.widths) + self.heads, bias=False)
+        self.in_proj = nn.Linear(
+            config.hidden_size, inner + sum(self.widths) + self.heads, bias=False
+        )
         self.conv = nn.Linear(self.taps, sum(self.widths))  # weight (E, K), bias (E,)
         self.b_norm = RMSNorm(self.state_size, 1e-6) if config.mamba2_qk_norm else nn.Identity()
         self.c_norm = RMSNorm(self.state_size, 1e-6) if config.mamba2_qk_norm else nn.Identity()
@@ -48,7 +54,9 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def reset(self) -> None:
-        """Initial values that are not the usual normal ones: dt log-uniform in [1e-3, 0.1], A in [1, 16]."""
+        """Initial values that are not the usual normal ones: dt log-uniform in [1e-3, 0.1], A in
+        [1, 16].
+        """
         dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1)))
         init.copy_(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))
         init.copy_(self.a_log, torch.empty(self.heads).uniform_(1, 16).log())
@@ -65,7 +73,7 @@ class Mamba2(nn.Module):
         ]
 
     def forward(self, u: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
-        batch, length, _ = u.shape
+        batch = u.shape[0]
         inner = self.heads * self.head_dim
         z, xbc, dt = self.in_proj(u).split([inner, sum(self.widths), self.heads], dim=-1)
         x, b, c = xbc.split(self.widths, dim=-1)
@@ -82,8 +90,12 @@ class Mamba2(nn.Module):
         y, extended = self.ops.causal_conv(xbc, self.conv.weight, self.conv.bias, tail)
         x, b, c = y.split(self.widths, dim=-1)
         repeat = self.heads // self.kv_heads
-        x = x.unflatten(-1, (self.kv_heads, self.head_dim)).repeat_interleave(repeat, dim=2)  # (B, T, H, P)
-        b = b.unflatten(-1, (self.kv_heads, self.state_size)).repeat_interleave(repeat, dim=2)  # (B, T, H, N)
+        x = x.unflatten(-1, (self.kv_heads, self.head_dim)).repeat_interleave(
+            repeat, dim=2
+        )  # (B, T, H, P)
+        b = b.unflatten(-1, (self.kv_heads, self.state_size)).repeat_interleave(
+            repeat, dim=2
+        )  # (B, T, H, N)
         c = c.unflatten(-1, (self.heads, self.state_size))
         dt = softplus(dt.to(ssm.dtype) + self.dt_bias)  # (B, T, H)
         if call.valid is not None:

@@ -1,10 +1,12 @@
-"""B'MOJO: one block, many architectures. Its layers differ only in the memories that their softmax reads.
+"""B'MOJO: one block, many architectures. Its layers differ only in the memories that their softmax
+reads.
 
     h += layer(RMSNorm(h))      attention | sliding_attention | mamba2 | bmojo_f | bmojo
     h += SwiGLU(RMSNorm(h))
 
-Three programs run it (spec/model section 6): `step` (T tokens after a state), `select` (the merge into eidetic memory
-at a selection boundary) and the full form for training. `feed` is the host's loop over the first two.
+Three programs run it (spec/model section 6): `step` (T tokens after a state), `select` (the merge
+into eidetic memory at a selection boundary) and the full form for training. `feed` is the host's
+loop over the first two.
 
 Letters: B batch, T tokens, d hidden size, V vocabulary, C selection period.
 """
@@ -50,7 +52,8 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, d, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
 
 
 def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo | Mamba2:
@@ -77,7 +80,9 @@ class Block(nn.Module):
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.layer = build_layer(kind, config, ops)
         self.mlp = SwiGLU(config) if config.intermediate_size else None
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if config.intermediate_size else None
+        self.mlp_norm = (
+            RMSNorm(config.hidden_size, config.rms_norm_eps) if config.intermediate_size else None
+        )
 
     def forward(self, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
         y, new = self.layer(self.input_norm(h), call, state)
@@ -111,17 +116,15 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._part_names = [
-            [part.name for part in block.layer.parts(torch.float32)] for block in self.layers
+            [part.name for part in block.layer.parts(torch.float32)] for block in self._blocks()
         ]
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, Mamba2 | EideticMemory):
             module.reset()
-
-    # -- the programs -------------------------------------------------------------------------------------------------
 
     def step(
         self,
@@ -132,7 +135,8 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         all_logits: bool = False,
         donate: bool = False,
     ) -> tuple[Tensor, State]:
-        """Feed up to T tokens per row. Pure; never crosses a selection boundary (`plan` sees to that).
+        """Feed up to T tokens per row. Pure; never crosses a selection boundary (`plan` sees to
+        that).
 
         Args:
             tokens: (B, T) int32; row b's tokens from n_valid[b] on are padding and change nothing.
@@ -150,46 +154,58 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         new = {**state, **parts, "n": state["n"] + taken}
         if not all_logits and (n_valid is None or tokens.shape[1] == 1):
             h = h[:, -1]
-        elif not all_logits:
+        elif n_valid is not None and not all_logits:
             last = (n_valid - 1).clamp(min=0).long().view(-1, 1, 1).expand(-1, 1, h.shape[2])
             h = h.gather(1, last).squeeze(1)
         return self.lm_head(self.norm(h)), new
 
     def select(self, state: State, at_boundary: Tensor) -> tuple[State, State]:
-        """Merge the tokens about to leave the window into eidetic memory, for rows that stand on a boundary.
+        """Merge the tokens about to leave the window into eidetic memory, for rows that stand on a
+        boundary.
 
         Args:
             state: any state; rows that do not stand on a boundary keep theirs.
             at_boundary: (B,) bool: n is a multiple of C.
 
         Returns:
-            The new state, and per B'MOJO layer the C entries that fell out of memory (position -1: none).
+            The new state, and per B'MOJO layer the C entries that fell out of memory (position -1:
+            none).
         """
-        new, evicted = dict(state), {}
+        new: State = dict(state)
+        evicted: State = {}
         c = self.config
         candidates = state["n"].unsqueeze(1) - c.window
-        candidates = candidates + torch.arange(c.selection_period, dtype=torch.int32, device=candidates.device)
+        candidates = candidates + torch.arange(
+            c.selection_period, dtype=torch.int32, device=candidates.device
+        )
         back = None
         if c.eidetic_position == "boundary":
             back = self.rotary(candidates, self.dtype).inverse()
         for i, memory in self._eidetic_layers():
             prefix = f"layers.{i}."
-            local = {name: state[prefix + name] for name in (*SLOT_PARTS, "context_k", "context_v", "context_score")}
+            local = {
+                name: state[prefix + name]
+                for name in (*SLOT_PARTS, "context_k", "context_v", "context_score")
+            }
             kept, dropped = memory.select(local, state["n"], at_boundary, back)
             new |= {prefix + name: part for name, part in kept.items()}
             evicted |= {prefix + name: part for name, part in dropped.items()}
         return new, evicted
 
     def full(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The full form: a whole sequence from its start, all selection periods at once, differentiable.
+        """The full form: a whole sequence from its start, all selection periods at once,
+        differentiable.
 
         Args:
             tokens: (B, T).
 
         Returns:
-            h (B, T, d), normed, ready for the head; and, in training mode, the innovation loss (a scalar; else 0).
+            h (B, T, d), normed, ready for the head; and, in training mode, the innovation loss (a
+            scalar; else 0).
         """
-        call = FullCall(*tokens.shape, self.config.selection_period, tokens.device)
+        call = FullCall(
+            tokens.shape[0], tokens.shape[1], self.config.selection_period, tokens.device
+        )
         h, reports = self._run(tokens, call, {})
         losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
         return self.norm(h), torch.stack(losses).mean() if losses else h.new_zeros(())
@@ -208,11 +224,11 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             new |= {prefix + name: part for name, part in parts.items()}
         return h, new
 
-    # -- the host's side ----------------------------------------------------------------------------------------------
-
     @property
     def chunk(self) -> int:
-        """Longest step: windowed layers take at most a window (B'MOJO: a selection period) at a time."""
+        """Longest step: windowed layers take at most a window (B'MOJO: a selection period) at a
+        time.
+        """
         if self.config.has_eidetic:
             return min(self.config.selection_period, FREE_CHUNK)
         windowed = {"sliding_attention", "bmojo_f", "bmojo"} & set(self.config.layer_types)
@@ -221,14 +237,16 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
     def state_parts(self) -> list[StatePart]:
         """The registry: every tensor that a session keeps."""
         parts = [StatePart("n", (), torch.int32)]
-        for i, block in enumerate(self.layers):
-            for part in cast(Block, block).layer.parts(self.dtype):
+        for i, block in enumerate(self._blocks()):
+            for part in block.layer.parts(self.dtype):
                 name = f"layers.{i}.{part.name}"
                 parts.append(StatePart(name, part.shape, part.dtype, part.initial, part.grows))
         return parts
 
     def new_state(self, batch_size: int = 1, capacity: int = 0) -> State:
-        """The state before any token; `capacity` preallocates the keys and values of full attention (tokens)."""
+        """The state before any token; `capacity` preallocates the keys and values of full attention
+        (tokens).
+        """
         return new_state(self.state_parts(), batch_size, capacity, self.device)
 
     def feed(
@@ -246,7 +264,8 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             ids: (B, T) int32 or int64, T >= 1, right-padded where `lengths` says so.
             state: B rows; left as it was unless `donate`.
             lengths: valid tokens per row, each 0..T; None: all T.
-            all_logits: return logits of every position (zeros at padding) rather than of the last valid one.
+            all_logits: return logits of every position (zeros at padding) rather than of the last
+                valid one.
             donate: the old state is given up, so its memory may hold the new one.
 
         Returns:
@@ -257,14 +276,18 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         """
         batch, width = ids.shape
         if batch != state["n"].shape[0] or width < 1:
-            raise ValueError(f"ids: expected ({state['n'].shape[0]}, T >= 1) token ids, got {tuple(ids.shape)}")
+            raise ValueError(
+                f"ids: expected ({state['n'].shape[0]}, T >= 1) token ids, got {tuple(ids.shape)}"
+            )
         if ids.dtype != torch.int32:
             ids = ids.to(torch.int32)
         left = [width] * batch if lengths is None else list(lengths)
         if len(left) != batch or not all(0 <= length <= width for length in left):
             raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
         seen = state["n"].tolist()
-        state = grow(state, self.state_parts(), max(s + length for s, length in zip(seen, left, strict=True)))
+        state = grow(
+            state, self.state_parts(), max(s + length for s, length in zip(seen, left, strict=True))
+        )
         shape = (batch, width) if all_logits else (batch,)
         logits = torch.zeros(*shape, self.config.vocab_size, dtype=self.dtype, device=ids.device)
         period = self.config.selection_period if self.config.has_eidetic else None
@@ -282,8 +305,6 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             done = [d + take for d, take in zip(done, piece.take, strict=True)]
         return logits, state
 
-    # -- the face that transformers knows -----------------------------------------------------------------------------
-
     def forward(
         self,
         input_ids: Tensor,
@@ -299,28 +320,44 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: (B, T) int64.
-            attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a row: a row's result
-                is that of its valid tokens alone. Logits at padding mean nothing.
-            labels: (B, T) token ids, -100 = ignored; adds `loss` (in training with the innovation loss).
-            past_key_values: continue after this state; the cache owns it, and holds the new one afterwards.
-            use_cache: return the state; default: the configuration's word, but not in training or with labels.
+            attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a
+                row: a row's result is that of its valid tokens alone. Logits at padding mean
+                nothing.
+            labels: (B, T) token ids, -100 = ignored; adds `loss` (in training with the innovation
+                loss).
+            past_key_values: continue after this state; the cache owns it, and holds the new one
+                afterwards.
+            use_cache: return the state; default: the configuration's word, but not in training or
+                with labels.
             logits_to_keep: only the last so many positions, or these; 0 = all.
-            position_ids: accepted where it says what the mask says; positions follow from the tokens themselves.
+            position_ids: accepted where it says what the mask says; positions follow from the
+                tokens themselves.
 
         Raises:
             ValueError: an argument has the wrong shape or says something that cannot be honoured.
         """
         if input_ids.dim() != 2 or input_ids.shape[1] < 1:
-            raise ValueError(f"input_ids: expected (batch, tokens >= 1), got shape {tuple(input_ids.shape)}")
+            raise ValueError(
+                f"input_ids: expected (batch, tokens >= 1), got shape {tuple(input_ids.shape)}"
+            )
+        if past_key_values is not None and not isinstance(past_key_values, BMojoCache):
+            raise ValueError(
+                "past_key_values: expected a BMojoCache (as this model returns it), got "
+                f"{type(past_key_values).__name__}; leave it out to start anew"
+            )
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         cached = use_cache or past_key_values is not None
         mask = attention_mask
         if mask is not None:
-            if mask.dim() != 2 or mask.shape[1] < input_ids.shape[1] or mask.shape[0] != input_ids.shape[0]:
+            if (
+                mask.dim() != 2
+                or mask.shape[1] < input_ids.shape[1]
+                or mask.shape[0] != input_ids.shape[0]
+            ):
                 raise ValueError(
-                    f"attention_mask: expected (batch, tokens), 1 = valid, for input_ids {tuple(input_ids.shape)}, "
-                    f"got {tuple(mask.shape)}"
+                    f"attention_mask: expected (batch, tokens), 1 = valid, for input_ids "
+                    f"{tuple(input_ids.shape)}, got {tuple(mask.shape)}"
                 )
             mask = mask[:, -input_ids.shape[1] :]
             mask = None if bool(mask.all()) else mask
@@ -332,10 +369,16 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             state = self.new_state(input_ids.shape[0]) if cache.state is None else cache.state
             only_last = isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None
             logits, cache.state = self.feed(
-                tokens, state, lengths=lengths, all_logits=not only_last, donate=not torch.is_grad_enabled()
+                tokens,
+                state,
+                lengths=lengths,
+                all_logits=not only_last,
+                donate=not torch.is_grad_enabled(),
             )
             cache.seen += input_ids.shape[1]
-            logits = logits.unsqueeze(1) if only_last else _keep(restore(logits, order), logits_to_keep)
+            logits = (
+                logits.unsqueeze(1) if only_last else _keep(restore(logits, order), logits_to_keep)
+            )
         else:
             cache = None
             h, innovation = self.full(tokens)
@@ -343,15 +386,29 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
             loss = loss + self.config.innovation_loss_weight * innovation
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if use_cache else None)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=cache if use_cache else None
+        )
+
+    def _blocks(self) -> list[Block]:
+        return [cast(Block, block) for block in self.layers]
 
     def _eidetic_layers(self) -> list[tuple[int, EideticMemory]]:
-        layers = [(i, cast(Block, block).layer) for i, block in enumerate(self.layers)]
-        return [(i, layer.eidetic) for i, layer in layers if isinstance(layer, BMojo) and layer.eidetic is not None]
+        layers = [(i, block.layer) for i, block in enumerate(self._blocks())]
+        return [
+            (i, layer.eidetic)
+            for i, layer in layers
+            if isinstance(layer, BMojo) and layer.eidetic is not None
+        ]
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any
+    ) -> bool:
+        """Called by `generate` before its first step: the cache is always our own."""
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation: this model's state is its own BMojoCache, got "
@@ -359,6 +416,7 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = BMojoCache()
+        return True
 
 
 def _cut(ids: Tensor, done: list[int], take: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:

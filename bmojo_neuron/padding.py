@@ -1,4 +1,6 @@
-"""Padded batches: every row's valid tokens are moved to its front, run, and their outputs moved back."""
+"""Padded batches: every row's valid tokens are moved to its front, run, and their outputs moved
+back.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ def compact(ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int] | None,
         mask: (B, T), nonzero = valid, in any pattern; None = all valid.
 
     Returns:
-        The tokens (B, T), valid ones first; how many per row (None = all); and the permutation (B, T) applied
-        (None = none), for `restore`.
+        The tokens (B, T), valid ones first; how many per row (None = all); and the permutation (B,
+        T) applied (None = none), for `restore`.
     """
     if mask is None:
         return ids, None, None
-    valid = mask.to(bool)
+    valid = mask != 0
     order = valid.logical_not().long().sort(dim=1, stable=True).indices
     return ids.gather(1, order), valid.sum(1).tolist(), order
 

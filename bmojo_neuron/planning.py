@@ -1,7 +1,9 @@
-"""How tokens are cut into steps: never across a selection boundary of any row (spec/model section 6).
+"""How tokens are cut into steps: never across a selection boundary of any row (spec/model section
+6).
 
-With C = 64, a row at n = 50 that gets 100 tokens takes 14 (to 64), 64 (to 128) and 22 (to 150); `select` runs for it
-before the second and the third piece, that is whenever it stands on a multiple of C with tokens to come.
+With C = 64, a row at n = 50 that gets 100 tokens takes 14 (to 64), 64 (to 128) and 22 (to 150);
+`select` runs for it before the second and the third piece, that is whenever it stands on a multiple
+of C with tokens to come.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,9 @@ class Piece:
     take: tuple[int, ...]
 
 
-def plan(n: Sequence[int], length: Sequence[int], period: int | None, chunk: int = FREE_CHUNK) -> Iterator[Piece]:
+def plan(
+    n: Sequence[int], length: Sequence[int], period: int | None, chunk: int = FREE_CHUNK
+) -> Iterator[Piece]:
     """Cut `length[b]` tokens for each row b, which has seen n[b] so far, into pieces.
 
     Args:
@@ -33,12 +37,19 @@ def plan(n: Sequence[int], length: Sequence[int], period: int | None, chunk: int
         chunk: longest piece.
 
     Yields:
-        Pieces until every row has all its tokens. Each piece is at most `chunk` long and crosses no boundary.
+        Pieces until every row has all its tokens. Each piece is at most `chunk` long and crosses no
+        boundary.
     """
     at, left = list(n), list(length)
     while any(left):
-        take = [min(rest, chunk, period - seen % period if period else chunk) for seen, rest in zip(at, left)]
-        boundary = [period is not None and seen % period == 0 and t > 0 for seen, t in zip(at, take)]
+        take = [
+            min(rest, chunk, period - seen % period if period else chunk)
+            for seen, rest in zip(at, left, strict=True)
+        ]
+        boundary = [
+            period is not None and seen % period == 0 and t > 0
+            for seen, t in zip(at, take, strict=True)
+        ]
         yield Piece(tuple(boundary), tuple(take))
-        at = [seen + t for seen, t in zip(at, take)]
-        left = [rest - t for rest, t in zip(left, take)]
+        at = [seen + t for seen, t in zip(at, take, strict=True)]
+        left = [rest - t for rest, t in zip(left, take, strict=True)]

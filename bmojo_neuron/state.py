@@ -1,7 +1,8 @@
 """The state of a session: named tensors, batch first, all described by one registry.
 
-Allocation, reset, copying, rows, size: everything here follows from the list of `StatePart`s that the layers declare,
-so no part can be forgotten. A state is a plain dict: name -> tensor (B, *shape). See spec/model section 5.
+Allocation, reset, copying, rows, size: everything here follows from the list of `StatePart`s that
+the layers declare, so no part can be forgotten. A state is a plain dict: name -> tensor (B,
+*shape). See spec/model section 5.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,9 @@ PAGE = 256  # tokens by which the keys and values of full attention grow, at lea
 
 
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What recurrent parts and scores are kept and computed in: float32, or float64 in a float64 model."""
+    """What recurrent parts and scores are kept and computed in: float32, or float64 in a float64
+    model.
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -43,8 +46,10 @@ class StatePart:
         return torch.full((batch_size, *shape), self.initial, dtype=self.dtype, device=device)
 
 
-def new_state(parts: Iterable[StatePart], batch_size: int, capacity: int, device: torch.device) -> State:
-    """The state before any token, for `batch_size` rows; `capacity` tokens for the parts that grow."""
+def new_state(
+    parts: Iterable[StatePart], batch_size: int, capacity: int, device: torch.device
+) -> State:
+    """The state before any token; `capacity` tokens for the parts that grow."""
     return {part.name: part.allocate(batch_size, capacity, device) for part in parts}
 
 
@@ -69,7 +74,8 @@ def write_rows(state: Mapping[str, Tensor], rows: Tensor, source: Mapping[str, T
 
 
 def grow(state: Mapping[str, Tensor], parts: Iterable[StatePart], capacity: int) -> State:
-    """The same state with room for at least `capacity` tokens in the parts that grow; others are shared, not copied.
+    """The same state with room for at least `capacity` tokens in the parts that grow; others are
+    shared, not copied.
 
     Capacities go up by doubling, in pages of PAGE tokens, so that growth costs O(1) per token.
     """

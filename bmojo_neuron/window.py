@@ -1,4 +1,5 @@
-"""Where the keys of a window come from: a ring in the state (step form), or the sequence itself (full form).
+"""Where the keys of a window come from: a ring in the state (step form), or the sequence itself
+(full form).
 
 Both forms put the same question to memory attention: some rows of queries, the keys before them,
 the keys among them. The step form has one row per session, its past in rings. The full form
@@ -24,9 +25,11 @@ from bmojo_neuron.state import State
 
 
 def ring_position(n: Tensor, size: int) -> Tensor:
-    """Position of the token in each slot of a ring after n tokens, negative = empty: (B, size) int32.
+    """Position of the token in each slot of a ring after n tokens, negative = empty: (B, size)
+    int32.
 
-    The token at position p stands in slot p mod size: slot r holds the largest p < n, p = r mod size.
+    The token at position p stands in slot p mod size: slot r holds the largest p < n, p = r mod
+    size.
     """
     slot = torch.arange(size, dtype=torch.int32, device=n.device)
     last = (n - 1).unsqueeze(1)
@@ -157,9 +160,7 @@ class StepCall(Call):
         new, keys, values = self._rings("fading", k, v, state)
         return [Memory(q, keys, values, self.visible(2 * window, window, 2 * window))], new
 
-    def _rings(
-        self, name: str, k: Tensor, v: Tensor, state: State
-    ) -> tuple[State, Tensor, Tensor]:
+    def _rings(self, name: str, k: Tensor, v: Tensor, state: State) -> tuple[State, Tensor, Tensor]:
         """The written rings, and the keys and values to read."""
         names = (f"{name}_k", f"{name}_v")
         new = {part: self.write(state[part], x) for part, x in zip(names, (k, v), strict=True)}
@@ -211,10 +212,13 @@ class FullCall(Call):
 
     def rows(self, x: Tensor) -> Tensor:
         x = pad(x, (0, 0, 0, self.periods * self.period - self.length))
-        return x.unflatten(2, (self.periods, self.period)).transpose(1, 2).flatten(0, 1)
+        x = x.view(*x.shape[:2], self.periods, self.period, x.shape[3])  # (B, H, P, C, D)
+        return x.transpose(1, 2).flatten(0, 1)
 
     def unrows(self, x: Tensor) -> Tensor:
-        x = x.unflatten(0, (self.batch_size, self.periods)).permute(0, 1, 3, 2, 4)  # (B, P, C, H, D)
+        x = x.unflatten(0, (self.batch_size, self.periods)).permute(
+            0, 1, 3, 2, 4
+        )  # (B, P, C, H, D)
         return x.flatten(3).flatten(1, 2)[:, : self.length]
 
     def past_position(self, size: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""The ops of the model. The module here defines an op; a module of the same name in a kernel package runs it elsewhere.
+"""The ops of the model: defined here, run elsewhere by modules of the same name in kernel packages.
 
-A backend is chosen once, before a model is built or traced: `load_ops` returns a frozen set that the model holds.
+A backend is chosen once, before a model is built or traced: `load_ops` returns a frozen set that
+the model holds.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def load_ops(backend: str = "torch") -> Ops:
     missing = [name for name in names if find_spec(f"{package}.{name}") is None]
     if missing:
         raise NotImplementedError(
-            f"backend {backend!r} has no kernel for {', '.join(missing)} ({package}); use backend='torch'"
+            f"backend {backend!r} has no kernel for {', '.join(missing)} ({package}); "
+            "use backend='torch'"
         )
     return Ops(**{name: getattr(import_module(f"{package}.{name}"), name) for name in names})

@@ -1,4 +1,4 @@
-"""Depthwise causal convolution over time with a carried tail, then SiLU: the short memory in front of a scan.
+"""Depthwise causal convolution over time with a carried tail, then SiLU: what precedes a scan.
 
 Letters: B batch, T tokens, E channels, K taps.
 """
@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor) -> tuple[Tensor, Tensor]:
-    """y_t = silu(bias + sum_k weight[:, k] * x_{t-K+1+k}), where x before this call comes from `tail`.
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor
+) -> tuple[Tensor, Tensor]:
+    """y_t = silu(bias + sum_k weight[:, k] * x_{t-K+1+k}); x before this call comes from `tail`.
 
     Args:
         x: (B, T, E) inputs.
@@ -18,8 +20,8 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor) ->
         tail: (B, K-1, E), the inputs before x, newest last; zeros at the start of a sequence.
 
     Returns:
-        y (B, T, E), and `extended` (B, K-1+T, E) = tail followed by x, from which the caller takes the next tail
-        (the K-1 rows that end at its last valid token).
+        y (B, T, E), and `extended` (B, K-1+T, E) = tail followed by x, from which the caller takes
+        the next tail (the K-1 rows that end at its last valid token).
     """
     taps, length = weight.shape[1], x.shape[1]
     extended = torch.cat([tail.to(x.dtype), x], dim=1)  # (B, K-1+T, E)

@@ -10,10 +10,11 @@ EPS = 1e-6
 
 
 def innovation(f: Tensor, weight: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One-step prediction of f from its k strictly past values, and the log-ratio score of its failure.
+    """One-step prediction of f from its k strictly past values, and the score of its failure.
 
         predicted_j = sum_{m=1..k} weight[m-1] * f_{j-m}
-        s_j = log(mean_d (f_j - predicted_j)^2 + eps) - log(mean_d f_j^2 + mean_d predicted_j^2 + eps)
+        s_j = log(mean_d (f_j - predicted_j)^2 + eps)
+              - log(mean_d f_j^2 + mean_d predicted_j^2 + eps)
 
     Args:
         f: (B, T, d) fading outputs.

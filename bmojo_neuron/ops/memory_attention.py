@@ -1,6 +1,7 @@
-"""Memory attention: one softmax over several memories (in-context, fading, eidetic), each with keys of its own.
+"""Memory attention: one softmax over several memories, each with keys of its own.
 
-Letters: B batch rows, H query heads, Hk key/value heads, r = H / Hk, T queries, S keys of one memory, D head dim.
+Letters: B batch rows, H query heads, Hk key/value heads, r = H / Hk, T queries, S keys of one
+memory, D head dim.
 """
 
 import functools
@@ -53,4 +54,5 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
         w.reshape(rows, m.k.shape[1], -1, w.shape[-1]) @ m.v  # (B, Hk, r*T, D)
         for m, w in zip(memories, shares, strict=True)
     ]
-    return functools.reduce(torch.add, parts).view(rows, heads, length, width)
+    out: Tensor = functools.reduce(torch.add, parts)
+    return out.view(rows, heads, length, width)

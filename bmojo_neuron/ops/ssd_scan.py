@@ -1,4 +1,4 @@
-"""SSD scan (Mamba-2): a linear recurrence with one scalar decay per head, in its chunked matmul form.
+"""SSD scan (Mamba-2): a linear recurrence with a scalar decay per head, as chunked matmuls.
 
     S_t = exp(dt_t A) S_{t-1} + dt_t * x_t B_t^T          S in R^{P x N}, per head
     y_t = S_t C_t
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 64  # quadratic work within a chunk grows with Q, passes between chunks with T / Q; flat between 32 and 128
+CHUNK = 64  # work within a chunk grows with Q, passes between chunks with T / Q
 
 
-def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def ssd_scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """Run the recurrence over T tokens from `state`.
 
-    A token with dt = 0 is no token: it leaves the state as it is (that is how padding is expressed).
+    A token with dt = 0 is no token: it leaves the state as it is (that is how padding is
+    expressed).
 
     Args:
         x: (B, T, H, P) values.
@@ -40,7 +43,10 @@ def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
         return (state @ c_.unsqueeze(-1)).squeeze(-1).unsqueeze(1).to(x.dtype), state
     chunk = min(CHUNK, length)
     short = -length % chunk
-    x_, b_, c_ = (pad(v.to(state.dtype), (0, 0, 0, 0, 0, short)) if short else v.to(state.dtype) for v in (x, b, c))
+    x_, b_, c_ = (
+        pad(v.to(state.dtype), (0, 0, 0, 0, 0, short)) if short else v.to(state.dtype)
+        for v in (x, b, c)
+    )
     dt_ = pad(dt, (0, 0, 0, short)) if short else dt
     chunks = x_.shape[1] // chunk
 
@@ -52,7 +58,7 @@ def ssd_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
     u = heads_first(x_ * dt_.unsqueeze(-1))  # (B, H, c, Q, P)
     b_, c_ = heads_first(b_), heads_first(c_)  # (B, H, c, Q, N)
 
-    # Within a chunk: attention-like, each token reads the earlier ones through the decay between them.
+    # Within a chunk: as in attention, each token reads the earlier ones, through the decay between.
     lag = cum.unsqueeze(-1) - cum.unsqueeze(-2)  # (B, H, c, Q, Q)
     causal = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
     decay = lag.masked_fill(~causal, float("-inf")).exp()

@@ -13,7 +13,10 @@ def test_equals_a_padded_convolution(op, length, with_bias):
 
     truth = torch.cat([tail, x], dim=1).double()
     expected = conv1d(
-        truth.transpose(1, 2), weight.double().unsqueeze(1), None if bias is None else bias.double(), groups=5
+        truth.transpose(1, 2),
+        weight.double().unsqueeze(1),
+        None if bias is None else bias.double(),
+        groups=5,
     )
     torch.testing.assert_close(y.double(), silu(expected).transpose(1, 2), atol=1e-5, rtol=1e-5)
     assert torch.equal(extended, torch.cat([tail, x], dim=1))

@@ -18,7 +18,9 @@ def test_equals_the_definition(op, length):
             error = (f[b, j].double() - guess).square().mean()
             size = f[b, j].double().square().mean() + guess.square().mean()
             torch.testing.assert_close(predicted[b, j].double(), guess, atol=1e-5, rtol=1e-5)
-            assert score[b, j].item() == pytest.approx(math.log(error + EPS) - math.log(size + EPS), abs=1e-5)
+            assert score[b, j].item() == pytest.approx(
+                math.log(error + EPS) - math.log(size + EPS), abs=1e-5
+            )
     assert torch.equal(extended, torch.cat([tail, f], dim=1))
 
 

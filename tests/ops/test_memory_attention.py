@@ -17,7 +17,9 @@ def one_by_one(memories):
                     for s in range(m.k.shape[2]):
                         if m.visible[n, 0, t, s]:
                             logit = m.q[n, h, t].double() @ m.k[n, kv, s].double()
-                            logits.append(logit + (0 if m.bias is None else m.bias[n, h, s].double()))
+                            logits.append(
+                                logit + (0 if m.bias is None else m.bias[n, h, s].double())
+                            )
                             values.append(m.v[n, kv, s].double())
                 out[n, h, t] = torch.stack(logits).softmax(0) @ torch.stack(values)
     return out

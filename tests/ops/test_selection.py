@@ -35,14 +35,18 @@ def test_decay_lets_a_recent_surprise_outrank_an_equal_old_one(op):
     decay=st.sampled_from([0.0, 0.25]),  # exact in binary, as the keys are
 )
 def test_merging_period_by_period_is_the_top_of_everything(scores, period, slots, decay):
-    """The fixed-shape merge needs no history: it equals ranking all tokens seen so far, at every boundary."""
+    """The fixed-shape merge needs no history: it equals ranking all tokens seen so far, at every
+    boundary.
+    """
     position = torch.full((1, slots), -1, dtype=torch.int32)
     score = torch.zeros(1, slots)
     for end in range(period, len(scores) + 1, period):
         fresh = torch.arange(end - period, end, dtype=torch.int32).unsqueeze(0)
         position = torch.cat([position, fresh], dim=1)
-        score = torch.cat([score, torch.tensor([scores[end - period : end]], dtype=torch.float32)], dim=1)
+        score = torch.cat(
+            [score, torch.tensor([scores[end - period : end]], dtype=torch.float32)], dim=1
+        )
         kept, _ = selection(score, position, torch.tensor([end], dtype=torch.int32), slots, decay)
         position, score = position.gather(1, kept), score.gather(1, kept)
-        ranked = sorted(range(end), key=lambda j: (-(scores[j] - decay * (end - j)), j))[:slots]  # noqa: B023
+        ranked = sorted(range(end), key=lambda j: (-(scores[j] - decay * (end - j)), j))[:slots]
         assert [p for p in position[0].tolist() if p >= 0] == sorted(ranked)

@@ -15,7 +15,11 @@ def sequential(x, dt, a, b, c, state):
 
 def inputs(length, dtype=torch.float32):
     torch.manual_seed(length)
-    x, b, c = torch.randn(2, length, 3, 4), torch.randn(2, length, 3, 5), torch.randn(2, length, 3, 5)
+    x, b, c = (
+        torch.randn(2, length, 3, 4),
+        torch.randn(2, length, 3, 5),
+        torch.randn(2, length, 3, 5),
+    )
     dt, a = torch.rand(2, length, 3) * 0.5, -torch.rand(3) * 4 - 0.1
     state = torch.randn(2, 3, 4, 5)
     return [v.to(dtype) for v in (x, dt, a, b, c, state)]
