@@ -129,13 +129,19 @@ def train(
     max_minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after this time; a later run goes on.")
     ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the model into this package, as its own.")
+    ] = False,
 ) -> None:
     """Train a model. Can be stopped at any time and started again.
 
-    A run that is through prints its report (held-out perplexity, recall by distance).
+    A run that is through prints its report (held-out perplexity, recall by distance) and leaves its
+    model in OUT/model.
     """
     from bmojo_neuron.training.loop import Training
     from bmojo_neuron.training.recipe import RECIPES
+    from bmojo_neuron.training.release import install as install_model
+    from bmojo_neuron.training.release import release
 
     if recipe not in RECIPES:
         _fail(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}", code=2)
@@ -144,10 +150,17 @@ def train(
     except FileNotFoundError as error:
         _fail(str(error), code=1)
     training.run(max_minutes)
-    if training.step == len(training.steps):
-        report = json.dumps(training.report(), indent=2)
-        (out / "report.json").write_text(f"{report}\n")
-        typer.echo(report)
+    if training.step < len(training.steps):
+        if install:
+            _fail(
+                f"--install: expected a run that is through, got one that stands at step "
+                f"{training.step} of {len(training.steps)}; run again to go on",
+                code=1,
+            )
+        return
+    typer.echo(json.dumps(release(training, recipe), indent=2))
+    if install:
+        typer.echo(f"installed in {install_model(out)}", err=True)
 
 
 @app.command()
@@ -174,6 +187,7 @@ def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    from bmojo_neuron.linear import prepack
     from bmojo_neuron.model import BMojoForCausalLM, default_model_path
 
     disable_progress_bar()
@@ -184,7 +198,9 @@ def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
             "'bmojo train' makes one"
         )
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
-    return BMojoForCausalLM.from_pretrained(directory).eval(), tokenizer
+    network = BMojoForCausalLM.from_pretrained(directory).eval()
+    prepack(network)
+    return network, tokenizer
 
 
 @contextmanager

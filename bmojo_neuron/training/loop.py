@@ -1,20 +1,24 @@
-"""The training loop: dialogues and text in, a model directory out; stops and resumes anywhere.
+"""The training loop: dialogues and text in, a trained model out; stops and resumes anywhere.
 
-Batches are drawn from a generator seeded by (recipe seed, step), so that a resumed run sees what an unbroken one sees.
+Batches are drawn from a generator seeded by (recipe seed, step), so a resumed run sees what an
+unbroken one sees. A checkpoint is written into the slot that the last one does not use, and counts
+once `training.json` names it: that file is replaced in one go, so a kill at any moment leaves the
+old checkpoint or the new one, whole.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -24,11 +28,13 @@ from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.model import BMojoForCausalLM
 from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, sample_dialogue, whole_words
-from bmojo_neuron.training.recall import measure, perplexity, without_eidetic
+from bmojo_neuron.training.recall import measure
 from bmojo_neuron.training.recipe import Recipe, Stage
 from bmojo_neuron.training.tokenizer import train_tokenizer
 
 SAVE_EVERY = 120.0  # seconds between two checkpoints
+LOG_EVERY = 50  # steps between two lines of log.jsonl
+SLOTS = ("checkpoint-0", "checkpoint-1")  # written in turn
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,20 @@ class Training:
 
     Args:
         recipe: what to train.
-        out: directory of the run; a checkpoint in it is resumed.
+        out: directory of the run, made if it is not there.
         resume: go on from the checkpoint in `out`, if there is one.
+
+    Raises:
+        FileNotFoundError: the training text is not there.
     """
 
     def __init__(self, recipe: Recipe, out: Path, resume: bool = True) -> None:
         self.recipe, self.out = recipe, out
         out.mkdir(parents=True, exist_ok=True)
         corpus = load_corpus()
-        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(corpus.train, whole_words(), recipe.vocab_size)
+        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(
+            corpus.train, whole_words(), recipe.vocab_size
+        )
         self.source = DialogueSource(self.tokenizer, corpus.train)
         self.heldout = DialogueSource(self.tokenizer, corpus.heldout)
         torch.manual_seed(recipe.seed)
@@ -65,39 +76,55 @@ class Training:
         )
         self.model = BMojoForCausalLM(config)
         self.optimizer = _optimizer(self.model, recipe)
-        self.steps = [(stage, i) for stage in recipe.stages for i in range(stage.tokens // (stage.batch * stage.length))]
+        self.steps = [
+            (stage, i)
+            for stage in recipe.stages
+            for i in range(stage.tokens // (stage.batch * stage.length))
+        ]
         self.step, self.seconds = 0, 0.0
-        self.log = out / "log.jsonl"
-        if resume and (out / "training.json").is_file():
-            self._load()
+        self.log, self.record = out / "log.jsonl", out / "training.json"
+        self._slot = SLOTS[1]  # of the last checkpoint
+        if self.record.is_file():
+            position = json.loads(self.record.read_text())
+            self._slot = position["checkpoint"]
+            if resume:
+                self.step, self.seconds = position["step"], position["seconds"]
+                self._load(out / self._slot)
+        self._cut_log()
 
     def run(self, max_minutes: float | None = None) -> BMojoForCausalLM:
         """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
         started = saved = time.monotonic()
         earlier = self.seconds
-        bar = tqdm(total=len(self.steps), initial=self.step, unit="step", dynamic_ncols=True)
-        tokens = 0
-        while self.step < len(self.steps):
-            stage, _ = self.steps[self.step]
-            report = self._train_step(stage)
-            self.step += 1
-            tokens += stage.batch * stage.length
-            now = time.monotonic()
-            self.seconds = earlier + now - started
-            bar.update()
-            bar.set_postfix(report | {"tok/s": f"{tokens / (now - started):.0f}"}, refresh=False)
-            if self.step % self.recipe.evaluate_every == 0:
-                self._write(self._evaluate() | report)
-            elif self.step % 50 == 0:
-                self._write(report)
-            if now - saved > SAVE_EVERY:
-                self.save()
-                saved = now
-            if max_minutes is not None and now - started > 60 * max_minutes:
-                break
-        bar.close()
+        sizes = [stage.batch * stage.length for stage, _ in self.steps]
+        with tqdm(
+            total=sum(sizes),
+            initial=sum(sizes[: self.step]),
+            unit="tok",
+            unit_scale=True,
+            smoothing=0.05,
+            dynamic_ncols=True,
+        ) as bar:
+            while self.step < len(self.steps):
+                stage, _ = self.steps[self.step]
+                report = self._train_step(stage)
+                self.step += 1
+                now = time.monotonic()
+                self.seconds = earlier + now - started
+                bar.set_postfix(report, refresh=False)
+                bar.update(stage.batch * stage.length)
+                if self.step % self.recipe.evaluate_every == 0:
+                    self._write(self._evaluate() | report)
+                elif self.step % LOG_EVERY == 0:
+                    self._write(report)
+                if now - saved > SAVE_EVERY:
+                    self.save()
+                    saved = now
+                if max_minutes is not None and now - started > 60 * max_minutes:
+                    break
         self.save()
-        return self.model.eval()
+        self.model.train(False)
+        return self.model
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> Batch:
         """Dialogues of this stage, and among them sequences of text alone."""
@@ -127,16 +154,17 @@ class Training:
         batch = self.batch(stage, rng)
         self.model.train()
         h, innovation = self.model.full(batch.tokens)
-        h, target, asked = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten(), batch.answers[:, 1:].flatten()
+        h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
+        asked = batch.answers[:, 1:].flatten()
         drawn = torch.from_numpy(rng.random(len(target)) < recipe.text_loss_share)
         chosen = (asked | drawn).nonzero().squeeze(1)
         losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
         asked = asked[chosen]
         text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
-        loss = stage.text_weight * text + answer + self.model.config.innovation_loss_weight * innovation
-        loss.backward()
+        innovation = self.model.config.innovation_loss_weight * innovation
+        (stage.text_weight * text + answer + innovation).backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr() * group["lr_scale"]
+            group["lr"] = self._lr()
         for parameters in _clip_groups(self.model):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         self.optimizer.step()
@@ -151,47 +179,51 @@ class Training:
         return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _evaluate(self) -> dict[str, float]:
-        self.model.eval()
+        self.model.train(False)
         out: dict[str, float] = {}
         for distance in self.recipe.distances:
             result = measure(self.model, self.heldout, distance, "heldout_pairs", dialogues=16)
-            out |= {f"recall@{distance}": round(result.accuracy, 3), f"held@{distance}": round(result.held, 3)}
+            out[f"recall@{distance}"] = round(result.accuracy, 3)
+            if result.held is not None:
+                out[f"held@{distance}"] = round(result.held, 3)
         return out
 
-    def report(self) -> dict[str, object]:
-        """Held-out perplexity, and recall by distance with and without eidetic memory."""
-        self.model.eval()
-        off = without_eidetic(self.model)
-        rows = []
-        for distance in self.recipe.distances:
-            for split in ("heldout_pairs", "heldout_names"):
-                for name, model in (("on", self.model), ("off", off)):
-                    rows.append({"eidetic": name, **asdict(measure(model, self.heldout, distance, split))})
-        text = torch.from_numpy(self.heldout.filler).long()
-        return {"perplexity": perplexity(self.model, text), "recall": rows}
-
     def save(self) -> None:
-        """Model directory, optimiser and position, each replaced as a whole."""
-        self.model.save_pretrained(self.out / "model")
-        self.tokenizer.save_pretrained(self.out / "model")
-        save_file(_optimizer_tensors(self.optimizer), self.out / "optimizer.tmp")
-        (self.out / "optimizer.tmp").rename(self.out / "optimizer.safetensors")
-        (self.out / "training.json").write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
+        """Write model, tokenizer, optimiser and position as the checkpoint of this run."""
+        slot = SLOTS[self._slot == SLOTS[0]]
+        folder = self.out / slot
+        shutil.rmtree(folder, ignore_errors=True)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_file(_optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
+        position = {"step": self.step, "seconds": self.seconds, "checkpoint": slot}
+        fresh = self.record.with_suffix(".tmp")
+        fresh.write_text(json.dumps(position) + "\n")
+        fresh.replace(self.record)
+        self._slot = slot
 
-    def _load(self) -> None:
-        position = json.loads((self.out / "training.json").read_text())
-        self.step, self.seconds = position["step"], position["seconds"]
-        weights = load_file(self.out / "model" / "model.safetensors")
-        self.model.load_state_dict(weights, strict=False)
-        tensors = load_file(self.out / "optimizer.safetensors")
+    def _load(self, folder: Path) -> None:
+        load_model(self.model, folder / "model.safetensors")
+        tensors = load_file(folder / "optimizer.safetensors")
         for i, parameter in enumerate(_parameters(self.optimizer)):
             self.optimizer.state[parameter] = {
-                key: tensors[f"{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{i}.{key}" in tensors
+                key: tensors[f"{i}.{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{i}.{key}" in tensors
             }
+
+    def _cut_log(self) -> None:
+        """Forget what the log says of steps that will be done again."""
+        if self.log.is_file():
+            lines = self.log.read_text().splitlines(keepends=True)
+            done = [line for line in lines if json.loads(line)["step"] <= self.step]
+            self.log.write_text("".join(done))
 
     def _write(self, row: dict[str, float]) -> None:
         with self.log.open("a") as file:
-            file.write(json.dumps({"step": self.step, "seconds": round(self.seconds), **row}) + "\n")
+            file.write(
+                json.dumps({"step": self.step, "seconds": round(self.seconds), **row}) + "\n"
+            )
 
 
 def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
@@ -201,15 +233,17 @@ def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
     matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor")]
     vectors = [p for name, p in named if p.dim() != 2]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay, "lr_scale": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
-        {"params": predictor, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+        {"params": predictor, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.peak_lr, betas=(0.9, 0.95), foreach=True)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=recipe.peak_lr, betas=(0.9, 0.95), foreach=True
+    )
 
 
 def _clip_groups(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
-    """The predictor is clipped by itself: its loss must not eat the others' norm (spec/model 3.7)."""
+    """The predictor is clipped by itself, so that its loss does not eat the others' norm."""
     named = list(model.named_parameters())
     yield [p for name, p in named if not name.endswith("predictor")]
     yield [p for name, p in named if name.endswith("predictor")]
@@ -221,4 +255,8 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
-    return {f"{i}.{key}": value.contiguous() for i, part in enumerate(state) for key, value in part.items()}
+    return {
+        f"{i}.{key}": value.contiguous()
+        for i, part in enumerate(state)
+        for key, value in part.items()
+    }

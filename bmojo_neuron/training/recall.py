@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.model import BMojoForCausalLM
@@ -20,6 +21,7 @@ class Recall:
     Attributes:
         distance: tokens between a note's value and the answer.
         split: which pairs were asked, see `dialogues`.
+        eidetic: whether the model had eidetic memory.
         questions: how many.
         accuracy: share answered by the right value as the most likely token.
         held: share whose value token stood in some layer's eidetic memory when asked; None for a
@@ -28,6 +30,7 @@ class Recall:
 
     distance: int
     split: Split
+    eidetic: bool
     questions: int
     accuracy: float
     held: float | None
@@ -66,14 +69,38 @@ def measure(
             held += int((torch.cat(memories, dim=1) == place - distance).any(dim=1).sum())
         start = place
     questions = dialogues * len(asked)
-    share = held / questions if model.config.has_eidetic else None
-    return Recall(distance, split, questions, right / questions, share)
+    eidetic: bool = model.config.has_eidetic
+    share = held / questions if eidetic else None
+    return Recall(distance, split, eidetic, questions, right / questions, share)
+
+
+def measure_all(
+    model: BMojoForCausalLM,
+    source: DialogueSource,
+    distances: Sequence[int],
+    *,
+    questions: int = 256,
+    notes: int = 4,
+) -> Iterator[Recall]:
+    """Recall by distance, of known names and of held-out ones, with eidetic memory and without.
+
+    Four results per distance (two, if the model has no such memory), each from `questions`
+    questions, rounded up to whole dialogues.
+    """
+    models = [model, without_eidetic(model)] if model.config.has_eidetic else [model]
+    splits: tuple[Split, ...] = ("heldout_pairs", "heldout_names")
+    dialogues = -(-questions // notes)
+    for distance in distances:
+        for split in splits:
+            for one in models:
+                yield measure(one, source, distance, split, dialogues=dialogues, notes=notes)
 
 
 def without_eidetic(model: BMojoForCausalLM) -> BMojoForCausalLM:
     """The same weights with eidetic memory switched off (M = 0), in evaluation mode."""
     config = BMojoConfig.from_dict(model.config.to_dict() | {"eidetic_size": 0})
-    off = BMojoForCausalLM(config).to(model.device, model.dtype)
+    off = BMojoForCausalLM(config)
+    nn.Module.to(off, model.device, model.dtype)
     weights = {
         name: tensor for name, tensor in model.state_dict().items() if ".eidetic." not in name
     }

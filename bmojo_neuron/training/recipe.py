@@ -19,8 +19,9 @@ class Stage:
         min_distance: least distance of a question in tokens (drawn up to the sequence's length).
         pool: how many names and values are in use; None = all.
         text: share of sequences that are text alone.
-        text_weight: weight of the mean loss of all other tokens against that of the answers. Names and values of
-            notes cannot be foreseen, so most of that loss is noise as long as a sequence is mostly notes.
+        text_weight: weight of the mean loss of all other tokens against that of the answers. Names
+            and values of notes cannot be foreseen, so most of that loss is noise as long as a
+            sequence is mostly notes.
     """
 
     tokens: int
@@ -41,9 +42,11 @@ class Recipe:
     Attributes:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
-        peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine to a tenth.
-        text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at each step. The head
-            is a third of the work of a model this small, and answers are what is scarce.
+        peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
+            to a tenth.
+        text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at
+            each step. The head is a third of the work of a model this small, and answers are what
+            is scarce.
     """
 
     model: dict[str, Any]
@@ -72,12 +75,12 @@ RECIPES = {
             "initializer_range": 0.06,
         },
         stages=(
-            Stage(2_662_400, 64, 32, notes=(2, 4), filler=(0.0, 0.2), pool=64, text_weight=0.1),
-            Stage(1_228_800, 128, 16, notes=(4, 8), filler=(0.0, 0.4), text_weight=0.1),
-            Stage(2_457_600, 256, 16, notes=(6, 16), filler=(0.2, 0.7), text_weight=0.2),
-            Stage(3_072_000, 512, 8, notes=(8, 20), filler=(0.3, 0.85), min_distance=16, text_weight=0.3),
-            Stage(4_096_000, 1024, 4, notes=(8, 24), filler=(0.5, 0.93), min_distance=64, text=0.05, text_weight=0.5),
-            Stage(2_048_000, 1536, 3, notes=(4, 24), filler=(0.6, 0.95), min_distance=64, text=0.1, text_weight=0.7),
+            Stage(2_662_400, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1),
+            Stage(1_228_800, 128, 16, (4, 8), (0.0, 0.4), text_weight=0.1),
+            Stage(2_457_600, 256, 16, (6, 16), (0.2, 0.7), text_weight=0.2),
+            Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),
+            Stage(4_096_000, 1024, 4, (8, 24), (0.5, 0.93), 64, text=0.05, text_weight=0.5),
+            Stage(2_048_000, 1536, 3, (4, 24), (0.6, 0.95), 64, text=0.1, text_weight=0.7),
         ),
     ),
 }

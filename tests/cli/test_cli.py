@@ -72,13 +72,9 @@ class FakeTraining:
     def __init__(self, recipe: Recipe, out: Path, resume: bool) -> None:
         assert recipe is RECIPES["default"]
         self.step, self.steps = int(resume), [1, 2]
-        self.out = out
 
     def run(self, max_minutes: float | None) -> None:
         self.step = min(2, self.step + int(2 if max_minutes is None else max_minutes))
-
-    def report(self) -> dict[str, float]:
-        return {"perplexity": 10.5}
 
 
 @pytest.mark.parametrize(
@@ -87,16 +83,25 @@ class FakeTraining:
         ([], True),
         (["--max-minutes", "1"], True),
         (["--max-minutes", "1", "--no-resume"], False),
+        (["--install"], True),
+        (["--install", "--max-minutes", "1", "--no-resume"], False),
     ],
 )
-def test_train_reports_when_it_is_through(
+def test_train_reports_and_installs_when_it_is_through(
     options: list[str], ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    installed: list[Path] = []
+    report = {"perplexity": 10.5}
+    release = "bmojo_neuron.training.release"
     monkeypatch.setattr("bmojo_neuron.training.loop.Training", FakeTraining)
+    monkeypatch.setattr(f"{release}.release", lambda training, name: report | {"recipe": name})
+    monkeypatch.setattr(f"{release}.install", lambda run: installed.append(run) or run)
     result = bmojo("train", "--recipe", "default", "--out", str(tmp_path), *options)
-    assert result.exit_code == 0, result.stderr
+    asked = "--install" in options
+    assert result.exit_code == (1 if asked and not ends else 0), result.stderr
     assert ("10.5" in result.stdout) == ends
-    assert (tmp_path / "report.json").is_file() == ends
+    assert installed == ([tmp_path] if asked and ends else [])
+    assert ("step 1 of 2" in result.stderr) == (asked and not ends)
 
 
 def test_doctor_prints_json() -> None:
