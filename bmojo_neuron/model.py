@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from bmojo_neuron.arguments import check_arguments, check_positions
 from bmojo_neuron.cache import BMojoCache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
@@ -274,7 +275,7 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: shapes do not fit each other.
         """
-        batch, width = ids.shape
+        batch, width = ids.shape if ids.dim() == 2 else (0, 0)
         if batch != state["n"].shape[0] or width < 1:
             raise ValueError(
                 f"ids: expected ({state['n'].shape[0]}, T >= 1) token ids, got {tuple(ids.shape)}"
@@ -336,31 +337,17 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: an argument has the wrong shape or says something that cannot be honoured.
         """
-        if input_ids.dim() != 2 or input_ids.shape[1] < 1:
-            raise ValueError(
-                f"input_ids: expected (batch, tokens >= 1), got shape {tuple(input_ids.shape)}"
-            )
-        if past_key_values is not None and not isinstance(past_key_values, BMojoCache):
-            raise ValueError(
-                "past_key_values: expected a BMojoCache (as this model returns it), got "
-                f"{type(past_key_values).__name__}; leave it out to start anew"
-            )
+        check_arguments(input_ids, attention_mask, labels, past_key_values, logits_to_keep, kwargs)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         cached = use_cache or past_key_values is not None
         mask = attention_mask
         if mask is not None:
-            if (
-                mask.dim() != 2
-                or mask.shape[1] < input_ids.shape[1]
-                or mask.shape[0] != input_ids.shape[0]
-            ):
-                raise ValueError(
-                    f"attention_mask: expected (batch, tokens), 1 = valid, for input_ids "
-                    f"{tuple(input_ids.shape)}, got {tuple(mask.shape)}"
-                )
             mask = mask[:, -input_ids.shape[1] :]
             mask = None if bool(mask.all()) else mask
+        if position_ids is not None:
+            before = None if past_key_values is None else past_key_values.state
+            check_positions(position_ids, mask, 0 if before is None else before["n"].unsqueeze(1))
         tokens, lengths, order = compact(input_ids, mask)
 
         innovation = torch.zeros((), device=input_ids.device)
