@@ -138,6 +138,8 @@ def train(
     A run that is through prints its report (held-out perplexity, recall by distance) and leaves its
     model in OUT/model.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from bmojo_neuron.training.loop import Training
     from bmojo_neuron.training.recipe import RECIPES
     from bmojo_neuron.training.release import install as install_model
@@ -145,6 +147,7 @@ def train(
 
     if recipe not in RECIPES:
         _fail(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}", code=2)
+    disable_progress_bar()  # that of each checkpoint; the run has its own
     try:
         training = Training(RECIPES[recipe], out, resume=resume)
     except FileNotFoundError as error:

@@ -1,0 +1,168 @@
+"""A run that was stopped, at any moment, ends as one that was not."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bmojo_neuron.training import loop
+from bmojo_neuron.training.loop import Training
+from bmojo_neuron.training.recipe import RECIPES
+from tests.training.conftest import Trainer
+
+
+def tensors(training: Training) -> dict[str, Tensor]:
+    """Weights and the optimiser's state."""
+    weights = dict(training.model.state_dict())
+    return weights | loop._optimizer_tensors(training.optimizer)
+
+
+def assert_equal(left: Training, right: Training) -> None:
+    a, b = tensors(left), tensors(right)
+    assert a.keys() == b.keys()
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_run_stopped_after_every_step_ends_as_an_unbroken_one(
+    tiny: Trainer, unbroken: Training, tmp_path: Path
+) -> None:
+    stops = 0
+    while (training := tiny.start(tmp_path / "broken")).step < len(training.steps):
+        assert training.step == stops
+        training.run(max_minutes=0)
+        stops += 1
+    assert stops == len(unbroken.steps) == 8
+    assert_equal(training, unbroken)
+    assert log_of(tmp_path / "broken") == log_of(unbroken.out)
+
+
+def kill(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def cut_short(_: object, path: Path) -> None:
+    path.write_bytes(b"half a fi")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ("bmojo_neuron.training.loop.shutil.rmtree", kill),
+        ("bmojo_neuron.model.BMojoForCausalLM.save_pretrained", kill),
+        ("transformers.PreTrainedTokenizerFast.save_pretrained", kill),
+        ("bmojo_neuron.training.loop.save_file", cut_short),
+        ("pathlib.Path.replace", kill),
+    ],
+)
+def test_a_kill_while_saving_leaves_the_checkpoint_before(
+    where: str,
+    how: object,
+    tiny: Trainer,
+    unbroken: Training,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "killed"
+    for _ in range(2):
+        tiny.start(out).run(max_minutes=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, how)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.start(out).run(max_minutes=0)
+    training = tiny.start(out)
+    assert training.step == 2
+    training.run()
+    assert_equal(training, unbroken)
+    assert log_of(out) == log_of(unbroken.out)
+
+
+def test_a_kill_between_checkpoints_goes_back_to_the_last(
+    tiny: Trainer, unbroken: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, step = tmp_path / "killed", Training._train_step
+    training = tiny.start(out)
+
+    def fail_at_six(self: Training, stage: loop.Stage) -> dict[str, float]:
+        if self.step == 6:
+            raise KeyboardInterrupt
+        return step(self, stage)
+
+    clock: Iterator[float] = iter([0, 0, 0, 10_000, *[10_000] * 99])  # saves after the third step
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_train_step", fail_at_six)
+        patch.setattr(loop.time, "monotonic", lambda: next(clock))
+        with pytest.raises(KeyboardInterrupt):
+            training.run()
+    assert [row["step"] for row in log_of(out)] == [1, 2, 3, 4, 5, 6]
+    training = tiny.start(out)
+    assert training.step == 3
+    assert [row["step"] for row in log_of(out)] == [1, 2, 3]
+    training.run()
+    assert_equal(training, unbroken)
+    assert log_of(out) == log_of(unbroken.out)
+
+
+def test_a_fresh_start_replaces_the_old_checkpoint_only_with_its_own(
+    tiny: Trainer, tmp_path: Path
+) -> None:
+    tiny.start(tmp_path).run()
+    fresh = tiny.start(tmp_path, resume=False)
+    assert fresh.step == 0
+    assert tiny.start(tmp_path).step == 8
+    fresh.run(max_minutes=0)
+    assert tiny.start(tmp_path).step == 1
+
+
+def test_the_log_has_losses_and_recall(unbroken: Training) -> None:
+    rows = log_of(unbroken.out)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert all({"text", "answer"} <= row.keys() for row in rows)
+    assert [row["step"] for row in rows if "recall@32" in row] == [3, 6]
+    assert [row["step"] for row in rows if "held@32" in row] == [3, 6]
+
+
+def test_progress_tells_loss_speed_and_remaining_time(
+    tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.start(tmp_path).run()
+    last = [line for line in capsys.readouterr().err.split("\r") if "tok/s" in line][-1]
+    assert "1.02k/1.02k" in last
+    assert "<00:00" in last
+    assert "text=" in last
+    assert "answer=" in last
+
+
+def test_the_loss_falls(tiny: Trainer, tmp_path: Path) -> None:
+    stage = replace(tiny.recipe.stages[0], tokens=40 * 128)
+    recipe = replace(tiny.recipe, stages=(stage,), evaluate_every=1000)
+    Trainer(recipe).start(tmp_path).run()
+    losses = [row["text"] + row["answer"] for row in log_of(tmp_path)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_checkpoint_is_a_model(unbroken: Training) -> None:
+    position = json.loads((unbroken.out / "training.json").read_text())
+    folder = unbroken.out / position["checkpoint"]
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = AutoTokenizer.from_pretrained(folder)("In the beginning", return_tensors="pt")
+    with torch.no_grad():
+        expected = unbroken.model(**ids, use_cache=False).logits
+        assert torch.equal(model(**ids, use_cache=False).logits, expected)
+
+
+def test_the_default_recipe_grows_in_distance() -> None:
+    stages = RECIPES["default"].stages
+    assert [stage.length for stage in stages] == sorted(stage.length for stage in stages)
+    assert stages[-1].length >= 1024
+    assert all(stage.tokens % (stage.batch * stage.length) == 0 for stage in stages[:3])
