@@ -52,7 +52,8 @@ class Rotary:
 
     def __call__(self, position: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotations for positions (B, T) int32: cos and sin (B, 1, T, D)."""
-        self._inv_freq = self._inv_freq.to(position.device)
+        if self._inv_freq.device != position.device:
+            self._inv_freq = self._inv_freq.to(position.device)
         angle = position.to(torch.float32)[:, None, :, None] * self._inv_freq
         cos, sin = angle.cos() * self.scaling, angle.sin() * self.scaling
         return Rotation(

@@ -29,5 +29,6 @@ def selection(
     """
     key = score if decay == 0.0 else score - decay * (boundary.unsqueeze(1) - position).float()
     key = key.masked_fill(position < 0, float("-inf"))
-    order = torch.sort(key, dim=1, descending=True, stable=True).indices
-    return order[:, :slots].sort(dim=1).values, order[:, slots:].sort(dim=1).values
+    order = torch.sort(key, dim=1, descending=True, stable=True).indices.int()
+    kept, dropped = order[:, :slots].sort(dim=1).values, order[:, slots:].sort(dim=1).values
+    return kept.long(), dropped.long()
