@@ -40,7 +40,7 @@ def ssd_scan(
         decay = (step * a).exp()[..., None, None]
         added = (x_ * step.unsqueeze(-1)).unsqueeze(-1) * b_.unsqueeze(-2)  # (B, H, P, N)
         state = torch.addcmul(added, state, decay)
-        return (state @ c_.unsqueeze(-1)).squeeze(-1).unsqueeze(1).to(x.dtype), state
+        return (state * c_.unsqueeze(-2)).sum(-1).unsqueeze(1).to(x.dtype), state
     chunk = min(CHUNK, length)
     short = -length % chunk
     x_, b_, c_ = (
