@@ -30,8 +30,9 @@ tags: [bmojo, state-space-model, long-term-memory]
 # {recipe}: a small B'MOJO model that remembers notes
 
 {parameters:,} float32 parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}.
-It reads a window of {window} tokens, {fading} fading and {eidetic} eidetic ones; its state does not
-grow. It knows the English of the King James Bible and one skill, which is to recall notes:
+It reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
+eidetic tokens of any age; its state does not grow. It knows the English of the King James Bible and
+one skill, which is to recall notes:
 
     Note: Jane is silver.
     (any amount of text)
@@ -121,7 +122,6 @@ def model_card(report: dict[str, Any], config: Any) -> str:
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         window=config.window,
-        fading=2 * config.window,
         eidetic=config.eidetic_size if config.has_eidetic else 0,
         version=report["versions"]["bmojo-neuron"],
         hours=report["seconds"] / 3600,
