@@ -5,6 +5,7 @@ B'MOJO.
 from __future__ import annotations
 
 from dataclasses import field
+from math import isfinite
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +15,10 @@ LAYER_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
 MIXERS = ("mamba2",)
 EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
+    *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),
+    *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size"),
+)
 
 
 @strict
@@ -72,6 +77,7 @@ class BMojoConfig(PretrainedConfig):
             if not getattr(self, name):
                 setattr(self, name, value)
 
+        self._check_types()
         default("num_key_value_heads", self.num_attention_heads)
         default("head_dim", self.hidden_size // self.num_attention_heads)
         default("layer_types", ["bmojo"] * self.num_hidden_layers)
@@ -83,34 +89,34 @@ class BMojoConfig(PretrainedConfig):
         default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
         layer_types = self.layer_types
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        self.layer_types = (
-            layer_types  # transformers renames "mamba" and "attention" to words of its own
-        )
+        self.layer_types = layer_types  # transformers renames some to words of its own
         self._check()
 
     def validate_layer_type(self) -> None:
         """Replaces transformers' check, which knows none of our layer types; see `_check`."""
 
-    def _check(self) -> None:
-        def require(ok: bool, name: str, expected: str) -> None:
-            if not ok:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+    def _require(self, ok: bool, name: str, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
-        for name in (
-            *(
-                "vocab_size",
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "num_key_value_heads",
-            ),
-            *("head_dim", "window", "selection_period", "innovation_taps", "mamba2_num_heads"),
-            *("mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size", "mamba2_conv_size"),
-        ):
+    def _check_types(self) -> None:
+        """Each field by itself, as given, before the defaults that follow from others."""
+        for name, kind in BMojoConfig.__annotations__.items():
             value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, name, "an integer of at least 1")
-        require(self.intermediate_size >= 0, "intermediate_size", "0 (no MLP) or more")
-        require(self.eidetic_size >= 0, "eidetic_size", "0 (no eidetic memory) or more")
+            if kind == "int":
+                least = 0 if name in MAY_BE_ZERO else 1
+                ok = type(value) is int and value >= least
+                self._require(ok, name, f"an integer of at least {least}")
+            elif kind == "float":
+                self._require(_is_number(value) and value >= 0, name, "a number of at least 0")
+            elif kind == "bool":
+                self._require(isinstance(value, bool), name, "true or false")
+        self._require(isinstance(self.layer_types, list), "layer_types", "a list")
+        self._require(isinstance(self.rope_parameters, dict), "rope_parameters", "a dict")
+
+    def _check(self) -> None:
+        require = self._require
+        require(self.head_dim > 0, "head_dim", "hidden_size of at least num_attention_heads")
         require(self.head_dim % 2 == 0, "head_dim", "an even number (rotary embedding turns pairs)")
         require(
             self.num_attention_heads % self.num_key_value_heads == 0,
@@ -124,7 +130,7 @@ class BMojoConfig(PretrainedConfig):
         )
         require(
             len(self.layer_types) == self.num_hidden_layers
-            and set(self.layer_types) <= set(LAYER_TYPES),
+            and all(kind in LAYER_TYPES for kind in self.layer_types),
             "layer_types",
             f"num_hidden_layers ({self.num_hidden_layers}) entries of {', '.join(LAYER_TYPES)}",
         )
@@ -140,7 +146,8 @@ class BMojoConfig(PretrainedConfig):
             f"one of {', '.join(EIDETIC_POSITIONS)}",
         )
         require(
-            self.eidetic_half_life is None or self.eidetic_half_life > 0,
+            self.eidetic_half_life is None
+            or (_is_number(self.eidetic_half_life) and self.eidetic_half_life > 0),
             "eidetic_half_life",
             "a positive number of tokens, or null for no decay",
         )
@@ -149,6 +156,15 @@ class BMojoConfig(PretrainedConfig):
             "rope_parameters",
             f"a rope_type among {', '.join(ROPE_TYPES)}",
         )
+        require(
+            self.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0,
+            "rope_parameters",
+            "no partial_rotary_factor (all of a head is rotated)",
+        )
+        try:
+            self.validate_rope()
+        except KeyError as error:  # how transformers tells that a rope type lacks a parameter
+            raise ValueError(f"rope_parameters: {error.args[0]}") from error
 
     @property
     def eidetic_decay(self) -> float:
@@ -193,3 +209,7 @@ class BMojoConfig(PretrainedConfig):
     def _uniform(cls, layer_type: str, kwargs: dict[str, Any]) -> BMojoConfig:
         depth = kwargs.pop("num_hidden_layers", cls.num_hidden_layers)
         return cls(num_hidden_layers=depth, layer_types=[layer_type] * depth, **kwargs)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
