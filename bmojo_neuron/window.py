@@ -183,7 +183,7 @@ class StepCall(Call):
     def tail(self, extended: Tensor, size: int) -> Tensor:
         """The `size` rows of (B, size+T, E) that end at each session's last valid token."""
         if self.n_valid is None:
-            return extended[:, -size:].clone()
+            return extended[:, extended.shape[1] - size :].clone()
         index = torch.arange(size, dtype=torch.int32, device=extended.device)
         index = (self.n_valid.unsqueeze(1) + index).long()
         return extended.gather(1, index.unsqueeze(2).expand(-1, -1, extended.shape[2]))

@@ -80,7 +80,7 @@ def arguments_of(kind: str, program: str) -> tuple[Any, ...]:
 
 @cache
 def exported(kind: str, program: str) -> ExportedProgram:
-    """Exported from the state before any token; one kind also brought down to core ATen."""
+    """Exported from the state before any token; some also brought down to core ATen."""
     wrapper = Select if program == "select" else Step
     model = model_of(kind)
     empty = model.new_state(ROWS, capacity=CAPACITY)
@@ -90,7 +90,8 @@ def exported(kind: str, program: str) -> ExportedProgram:
     )
     with torch.no_grad():
         graph = torch.export.export(wrapper(model), arguments, strict=True)
-        return graph.run_decompositions() if kind == MIXED else graph
+        decompose = kind == MIXED and program != "decode"
+        return graph.run_decompositions() if decompose else graph
 
 
 PROGRAMS = [

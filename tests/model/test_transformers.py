@@ -151,8 +151,9 @@ def test_half_precision_keeps_recurrent_state_and_positions_exact(how, tmp_path)
     exact = {name for name, part in state.items() if part.dtype == torch.float32}
     assert {"layers.0.ssm", "layers.1.predictor", "layers.1.eidetic_score"} <= exact
     far = torch.tensor([[100_003]], dtype=torch.int32)  # bfloat16 knows no such number
-    for a, b in zip(half.rotary(far, torch.float32), model.rotary(far, torch.float32), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    exact_angles = model.rotary(far, torch.float32)
+    for got, angle in zip(half.rotary(far, torch.bfloat16), exact_angles, strict=True):
+        torch.testing.assert_close(got.float(), angle, atol=4e-3, rtol=0)
     rounded = copy.deepcopy(half).float()  # the same weights, exact arithmetic
     expected, _ = rounded.feed(ids, rounded.new_state(1))
     assert (logits.float() - expected).square().mean() < 0.01 * expected.square().mean()
