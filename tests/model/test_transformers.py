@@ -1,4 +1,4 @@
-"""The model as any causal LM of transformers: load, pad, cache, generate, train."""
+"""The model as any causal LM of transformers: saved, loaded, in pipelines, trained."""
 
 import copy
 import json
@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    DynamicCache,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -18,14 +17,9 @@ from transformers import (
     set_seed,
 )
 
-from bmojo_neuron import BMojoCache, BMojoConfig, BMojoForCausalLM
-from bmojo_neuron.state import state_bytes
-from tests.model.conftest import KINDS, random_ids, tiny_config, tiny_model
-from tests.model.states import CLOSE
-
-MODELS = {kind: tiny_model(kind) for kind in KINDS}
-MIXED = "mamba2+bmojo"
-GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from tests.model.batches import MIXED, MODELS, uncached
+from tests.model.conftest import random_ids, tiny_config, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +35,6 @@ def scrambled(kind: str, **changes) -> BMojoForCausalLM:
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
-
-
-def uncached(model: BMojoForCausalLM, ids: torch.Tensor, **kwargs) -> torch.Tensor:
-    return model(ids, use_cache=False, **kwargs).logits
-
-
-def greedy_by_hand(model: BMojoForCausalLM, ids: torch.Tensor, count: int) -> torch.Tensor:
-    for _ in range(count):
-        ids = torch.cat([ids, uncached(model, ids)[:, -1:].argmax(-1)], dim=1)
-    return ids
 
 
 # Saving and loading
@@ -159,107 +143,6 @@ def test_half_precision_keeps_recurrent_state_and_positions_exact(how, tmp_path)
     assert (logits.float() - expected).square().mean() < 0.01 * expected.square().mean()
 
 
-# Padding and caching
-
-
-LENGTHS = (30, 17, 5)
-WIDTH = max(LENGTHS)
-
-
-def pad_pattern(pattern: str) -> torch.Tensor:
-    mask = torch.zeros(len(LENGTHS), WIDTH, dtype=torch.long)
-    generator = torch.Generator().manual_seed(11)
-    for row, length in enumerate(LENGTHS):
-        places = {
-            "right": torch.arange(length),
-            "left": torch.arange(WIDTH - length, WIDTH),
-            "holes": torch.randperm(WIDTH, generator=generator)[:length].sort().values,
-        }
-        mask[row, places[pattern]] = 1
-    return mask
-
-
-@pytest.mark.parametrize("use_cache", [False, True])
-@pytest.mark.parametrize("pattern", ["right", "left", "holes"])
-def test_a_padded_row_gets_its_solo_logits(kind, pattern, use_cache):
-    model, mask = MODELS[kind], pad_pattern(pattern)
-    ids = random_ids(len(LENGTHS), WIDTH, seed=5)
-    logits = model(ids, attention_mask=mask, use_cache=use_cache).logits
-    assert logits.shape == (len(LENGTHS), WIDTH, model.config.vocab_size)
-    for row in range(len(LENGTHS)):
-        valid = mask[row].bool()
-        expected = uncached(model, ids[row : row + 1, valid])[0]
-        torch.testing.assert_close(logits[row, valid], expected, **CLOSE)
-
-
-@pytest.mark.parametrize("full_mask", [False, True], ids=["mask of the piece", "mask of all"])
-def test_continuing_in_pieces_equals_one_shot(kind, full_mask):
-    model, mask = MODELS[kind], pad_pattern("left")
-    ids = random_ids(len(LENGTHS), WIDTH, seed=6)
-    expected = uncached(model, ids, attention_mask=mask)
-    cache, pieces = None, []
-    for start, end in ((0, 3), (3, 4), (4, 21), (21, 30)):
-        out = model(
-            ids[:, start:end],
-            attention_mask=mask[:, 0 if full_mask else start : end],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = out.past_key_values
-        assert isinstance(cache, BMojoCache)
-        assert cache.get_seq_length() == end
-        pieces.append(out.logits)
-    valid = mask.bool()
-    torch.testing.assert_close(torch.cat(pieces, dim=1)[valid], expected[valid], **CLOSE)
-
-
-def test_a_cache_made_from_a_state_continues_it(model):
-    ids = random_ids(1, 25)
-    _, state = model.feed(ids[:, :20], model.new_state(1))
-    out = model(ids[:, 20:], past_key_values=BMojoCache(state))
-    torch.testing.assert_close(out.logits, uncached(model, ids)[:, 20:], **CLOSE)
-    assert out.past_key_values.get_seq_length() == 25
-
-
-def test_a_copied_cache_is_a_branch_of_its_own(model):
-    ids = random_ids(1, 20)
-    cache = model(ids).past_key_values
-    branch = copy.deepcopy(cache)
-    token = torch.tensor([[9]])
-    first = model(token, past_key_values=cache).logits
-    assert branch.get_seq_length() == 20
-    torch.testing.assert_close(model(token, past_key_values=branch).logits, first, **CLOSE)
-
-
-def test_no_cache_comes_back_unless_wanted(model):
-    ids = random_ids(1, 5)
-    assert model(ids, use_cache=False).past_key_values is None
-    assert model(ids, labels=ids).past_key_values is None
-    assert model(ids).past_key_values is not None
-
-
-@pytest.mark.parametrize("use_cache", [False, True])
-@pytest.mark.parametrize("keep", [0, 1, 4, torch.tensor([2, 11, 5])], ids=str)
-def test_logits_to_keep(keep, use_cache):
-    model, ids = MODELS[MIXED], random_ids(2, 20)
-    everything = uncached(model, ids)
-    kept = everything[:, keep] if isinstance(keep, torch.Tensor) else everything[:, -keep:]
-    logits = model(ids, use_cache=use_cache, logits_to_keep=keep).logits
-    torch.testing.assert_close(logits, kept, **CLOSE)
-
-
-@pytest.mark.parametrize("pattern", ["right", "left", "holes"])
-def test_last_logits_of_a_padded_batch(pattern):
-    """What `generate` asks for: the last column, for the rows that end in a valid token."""
-    model, mask = MODELS[MIXED], pad_pattern(pattern)
-    ids = random_ids(len(LENGTHS), WIDTH, seed=5)
-    every = model(ids, attention_mask=mask, use_cache=True).logits
-    last = model(ids, attention_mask=mask, use_cache=True, logits_to_keep=1).logits
-    at_end = mask[:, -1].bool()
-    assert at_end.any()
-    torch.testing.assert_close(last[at_end], every[:, -1:][at_end], **CLOSE)
-
-
 # Loss
 
 
@@ -293,185 +176,10 @@ def test_the_innovation_loss_trains_the_predictor_alone():
     assert trained == {"layers.1.layer.eidetic.predictor"}
 
 
-# Generation
-
-
-def test_greedy_generation_equals_full_forwards(kind):
-    """30 tokens, over three windows and selection boundaries, from a prompt across one."""
-    model, ids = MODELS[kind], random_ids(1, 11)
-    expected = greedy_by_hand(model, ids, 30)
-    assert torch.equal(model.generate(ids, max_new_tokens=30, **GREEDY), expected)
-
-
-@pytest.mark.parametrize("kind", [MIXED, "hybrid"])
-def test_generation_without_a_cache(kind):
-    model, ids = MODELS[kind], random_ids(2, 11)
-    out = model.generate(ids, max_new_tokens=12, use_cache=False, **GREEDY)
-    assert torch.equal(out, greedy_by_hand(model, ids, 12))
-
-
-def test_left_padded_generation_equals_solo(kind):
-    model, mask = MODELS[kind], pad_pattern("left")
-    ids = random_ids(len(LENGTHS), WIDTH, seed=8)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=14, **GREEDY)
-    for row in range(len(LENGTHS)):
-        alone = ids[row : row + 1, mask[row].bool()]
-        solo = model.generate(alone, max_new_tokens=14, **GREEDY)
-        assert torch.equal(out[row, WIDTH:], solo[0, alone.shape[1] :])
-
-
-def test_generation_continues_a_cache(model):
-    ids = random_ids(1, 40)
-    expected = model.generate(ids, max_new_tokens=10, **GREEDY)
-    cache = model(ids[:, :23]).past_key_values
-    out = model.generate(ids, past_key_values=cache, max_new_tokens=10, **GREEDY)
-    assert torch.equal(out, expected)
-    assert cache.get_seq_length() == 49  # the last token was not fed
-
-
-def test_a_generated_state_does_not_grow():
-    model = MODELS[MIXED]
-    options = {"return_dict_in_generate": True, **GREEDY}
-    short = model.generate(random_ids(1, 5), max_new_tokens=2, **options).past_key_values
-    long = model.generate(random_ids(1, 90), max_new_tokens=30, **options).past_key_values
-    assert state_bytes(short.state) == state_bytes(long.state)
-
-
-def test_sampling_is_reproducible():
-    model, ids = MODELS[MIXED], random_ids(2, 9)
-
-    def sample(seed: int) -> torch.Tensor:
-        set_seed(seed)
-        return model.generate(ids, max_new_tokens=20, do_sample=True, eos_token_id=None)
-
-    assert torch.equal(sample(3), sample(3))
-    assert not torch.equal(sample(3), sample(4))
-
-
-def test_several_return_sequences():
-    model, ids = MODELS[MIXED], random_ids(2, 9)
-    set_seed(0)
-    out = model.generate(
-        ids, max_new_tokens=12, do_sample=True, num_return_sequences=3, eos_token_id=None
-    )
-    assert out.shape == (6, 21)
-    assert torch.equal(out[:, :9], ids.repeat_interleave(3, dim=0))
-    assert len({tuple(row.tolist()) for row in out[:3]}) > 1
-
-
-@pytest.mark.parametrize("kind", [MIXED, "hybrid", "sliding_attention"])
-def test_beam_search_moves_the_state_with_its_beams(kind):
-    model, ids = MODELS[kind], random_ids(2, 11)
-    options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 15, **GREEDY}
-    out = model.generate(ids, **options)
-    assert torch.equal(out, model.generate(ids, use_cache=False, **options))
-    assert len({tuple(row.tolist()) for row in out[:3]}) == 3
-
-
-def test_generation_stops_at_the_end_token():
-    model, ids = MODELS[MIXED], random_ids(1, 11)
-    third = int(greedy_by_hand(model, ids, 3)[0, -1])
-    out = model.generate(ids, max_new_tokens=20, **(GREEDY | {"eos_token_id": third}))
-    assert out[0, -1] == third
-    assert out.shape[1] <= 14
-
-
-# What is refused
-
-
-def test_assisted_generation_is_refused():
-    model, ids = MODELS[MIXED], random_ids(1, 11)
-    with pytest.raises(ValueError, match="assisted generation is not supported with stateful"):
-        model.generate(ids, assistant_model=tiny_model("mamba2"), max_new_tokens=4, **GREEDY)
-    with pytest.raises(ValueError, match="assisted generation is not supported with stateful"):
-        model.generate(ids, prompt_lookup_num_tokens=3, max_new_tokens=4, **GREEDY)
-
-
-def test_a_cache_cannot_be_cropped():
-    cache = MODELS[MIXED](random_ids(1, 11)).past_key_values
-    assert not cache.is_croppable
-    with pytest.raises(ValueError, match=r"crop: .*cannot be rewound.*copy_state"):
-        cache.crop(3)
-
-
-@pytest.mark.parametrize("implementation", ["static", "dynamic", "offloaded", "quantized"])
-def test_other_caches_are_refused(implementation):
-    model, ids = MODELS[MIXED], random_ids(1, 11)
-    with pytest.raises(ValueError, match=f"cache_implementation: .*BMojoCache.*{implementation}"):
-        model.generate(ids, cache_implementation=implementation, max_new_tokens=2, **GREEDY)
-
-
-def test_a_foreign_cache_is_refused():
-    with pytest.raises(ValueError, match=r"past_key_values: expected a BMojoCache.*DynamicCache"):
-        MODELS[MIXED](random_ids(1, 11), past_key_values=DynamicCache())
-
-
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
 def test_gradient_checkpointing_is_refused():
     with pytest.raises(ValueError, match=r"BMojoForCausalLM does not support .* checkpointing"):
         MODELS[MIXED].gradient_checkpointing_enable()
-
-
-@pytest.mark.parametrize(
-    ("ids", "kwargs", "message"),
-    [
-        (torch.zeros(5, dtype=torch.long), {}, r"input_ids: expected \(batch, tokens"),
-        (torch.zeros(1, 0, dtype=torch.long), {}, r"input_ids: .*got shape \(1, 0\)"),
-        (random_ids(2, 5), {"attention_mask": torch.ones(2, 4)}, r"attention_mask: .*got \(2, 4\)"),
-        (random_ids(2, 5), {"attention_mask": torch.ones(1, 5)}, r"attention_mask: .*got \(1, 5\)"),
-        (random_ids(2, 5), {"attention_mask": torch.ones(2, 1, 5, 5)}, "attention_mask: "),
-        (random_ids(2, 5), {"labels": random_ids(2, 4)}, r"labels: .*\(2, 5\).*\(2, 4\)"),
-        (random_ids(2, 5), {"labels": random_ids(2, 5), "logits_to_keep": 1}, "logits_to_keep: "),
-        (random_ids(2, 5), {"output_attentions": True}, "output_attentions"),
-        (random_ids(2, 5), {"output_hidden_states": True}, "output_hidden_states"),
-        (random_ids(2, 5), {"position_ids": torch.tensor([[0, 1, 0, 1, 2]] * 2)}, "position_ids: "),
-        (random_ids(2, 5), {"inputs_embeds": torch.ones(2, 5, 32)}, "inputs_embeds"),
-        (random_ids(2, 5), {"return_dict": False}, "return_dict"),
-        (random_ids(2, 5), {"no_such_argument": 1}, "no_such_argument"),
-    ],
-    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
-)
-def test_bad_input_is_refused_by_name(ids, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        MODELS[MIXED](ids, **kwargs)
-
-
-def test_positions_that_say_what_the_mask_says_are_accepted():
-    model, mask = MODELS[MIXED], pad_pattern("left")
-    ids = random_ids(len(LENGTHS), WIDTH)
-    positions = mask.cumsum(1) - 1
-    expected = model(ids, attention_mask=mask, use_cache=False).logits
-    given = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    assert torch.equal(given, expected)
-    cache = model(ids[:, :28], attention_mask=mask[:, :28]).past_key_values
-    out = model(ids[:, 28:], past_key_values=cache, position_ids=positions[:, 28:])
-    torch.testing.assert_close(out.logits, expected[:, 28:], **CLOSE)
-    with pytest.raises(ValueError, match="position_ids: "):
-        model(ids[:, :1], past_key_values=cache, position_ids=positions[:, 28:29])
-
-
-def test_a_cache_of_another_batch_size_is_refused():
-    model = MODELS[MIXED]
-    cache = model(random_ids(3, 5)).past_key_values
-    with pytest.raises(ValueError, match=r"ids: expected \(3, T >= 1\).*\(2, 1\)"):
-        model(random_ids(2, 1), past_key_values=cache)
-
-
-@pytest.mark.parametrize(
-    ("ids", "lengths", "message"),
-    [
-        (random_ids(3, 4), None, r"ids: expected \(2, T >= 1\).*\(3, 4\)"),
-        (random_ids(2, 0), None, r"ids: expected \(2, T >= 1\).*\(2, 0\)"),
-        (random_ids(2, 4), [4], "lengths: expected 2 values between 0 and 4"),
-        (random_ids(2, 4), [4, 5], r"lengths: .*\[4, 5\]"),
-        (random_ids(2, 4), [-1, 4], r"lengths: .*\[-1, 4\]"),
-        (random_ids(2, 4)[0], None, "ids: expected"),
-    ],
-)
-def test_feed_refuses_shapes_that_do_not_fit(ids, lengths, message):
-    model = MODELS[MIXED]
-    with pytest.raises(ValueError, match=message):
-        model.feed(ids, model.new_state(2), lengths=lengths)
 
 
 # The tools around it

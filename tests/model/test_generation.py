@@ -1,0 +1,129 @@
+"""transformers' own generation loop: greedy, sampling, beams, padded batches, continued caches."""
+
+import pytest
+import torch
+from transformers import set_seed
+
+from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron.state import state_bytes
+from tests.model.batches import LENGTHS, MIXED, MODELS, WIDTH, pad_pattern, uncached
+from tests.model.conftest import random_ids, tiny_model
+
+GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def greedy_by_hand(model: BMojoForCausalLM, ids: torch.Tensor, count: int) -> torch.Tensor:
+    for _ in range(count):
+        ids = torch.cat([ids, uncached(model, ids)[:, -1:].argmax(-1)], dim=1)
+    return ids
+
+
+def test_greedy_generation_equals_full_forwards(kind):
+    """30 tokens, over three windows and selection boundaries, from a prompt across one."""
+    model, ids = MODELS[kind], random_ids(1, 11)
+    expected = greedy_by_hand(model, ids, 30)
+    assert torch.equal(model.generate(ids, max_new_tokens=30, **GREEDY), expected)
+
+
+@pytest.mark.parametrize("kind", [MIXED, "hybrid"])
+def test_generation_without_a_cache(kind):
+    model, ids = MODELS[kind], random_ids(2, 11)
+    out = model.generate(ids, max_new_tokens=12, use_cache=False, **GREEDY)
+    assert torch.equal(out, greedy_by_hand(model, ids, 12))
+
+
+def test_left_padded_generation_equals_solo(kind):
+    model, mask = MODELS[kind], pad_pattern("left")
+    ids = random_ids(len(LENGTHS), WIDTH, seed=8)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=14, **GREEDY)
+    for row in range(len(LENGTHS)):
+        alone = ids[row : row + 1, mask[row].bool()]
+        solo = model.generate(alone, max_new_tokens=14, **GREEDY)
+        assert torch.equal(out[row, WIDTH:], solo[0, alone.shape[1] :])
+
+
+def test_generation_continues_a_cache(model):
+    ids = random_ids(1, 40)
+    expected = model.generate(ids, max_new_tokens=10, **GREEDY)
+    cache = model(ids[:, :23]).past_key_values
+    out = model.generate(ids, past_key_values=cache, max_new_tokens=10, **GREEDY)
+    assert torch.equal(out, expected)
+    assert cache.get_seq_length() == 49  # the last token was not fed
+
+
+def test_a_generated_state_does_not_grow():
+    model = MODELS[MIXED]
+    options = {"return_dict_in_generate": True, **GREEDY}
+    short = model.generate(random_ids(1, 5), max_new_tokens=2, **options).past_key_values
+    long = model.generate(random_ids(1, 90), max_new_tokens=30, **options).past_key_values
+    assert state_bytes(short.state) == state_bytes(long.state)
+
+
+def test_sampling_is_reproducible():
+    model, ids = MODELS[MIXED], random_ids(2, 9)
+
+    def sample(seed: int) -> torch.Tensor:
+        set_seed(seed)
+        return model.generate(ids, max_new_tokens=20, do_sample=True, eos_token_id=None)
+
+    assert torch.equal(sample(3), sample(3))
+    assert not torch.equal(sample(3), sample(4))
+
+
+def test_several_return_sequences():
+    model, ids = MODELS[MIXED], random_ids(2, 9)
+    set_seed(0)
+    out = model.generate(
+        ids, max_new_tokens=12, do_sample=True, num_return_sequences=3, eos_token_id=None
+    )
+    assert out.shape == (6, 21)
+    assert torch.equal(out[:, :9], ids.repeat_interleave(3, dim=0))
+    assert len({tuple(row.tolist()) for row in out[:3]}) > 1
+
+
+@pytest.mark.parametrize("kind", [MIXED, "hybrid", "sliding_attention"])
+def test_beam_search_moves_the_state_with_its_beams(kind):
+    model, ids = MODELS[kind], random_ids(2, 11)
+    options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 15, **GREEDY}
+    out = model.generate(ids, **options)
+    assert torch.equal(out, model.generate(ids, use_cache=False, **options))
+    assert len({tuple(row.tolist()) for row in out[:3]}) == 3
+
+
+def test_generation_stops_at_the_end_token():
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    third = int(greedy_by_hand(model, ids, 3)[0, -1])
+    out = model.generate(ids, max_new_tokens=20, **(GREEDY | {"eos_token_id": third}))
+    assert out[0, -1] == third
+    assert out.shape[1] <= 14
+
+
+# What is refused
+
+
+def test_assisted_generation_is_refused():
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful"):
+        model.generate(ids, assistant_model=tiny_model("mamba2"), max_new_tokens=4, **GREEDY)
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful"):
+        model.generate(ids, prompt_lookup_num_tokens=3, max_new_tokens=4, **GREEDY)
+
+
+def test_a_cache_cannot_be_cropped():
+    cache = MODELS[MIXED](random_ids(1, 11)).past_key_values
+    assert not cache.is_croppable
+    with pytest.raises(ValueError, match=r"crop: .*cannot be rewound.*copy_state"):
+        cache.crop(3)
+
+
+@pytest.mark.parametrize("implementation", ["static", "dynamic", "offloaded", "quantized"])
+def test_other_caches_are_refused(implementation):
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    with pytest.raises(ValueError, match=f"cache_implementation: .*BMojoCache.*{implementation}"):
+        model.generate(ids, cache_implementation=implementation, max_new_tokens=2, **GREEDY)
