@@ -286,9 +286,9 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         if len(left) != batch or not all(0 <= length <= width for length in left):
             raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
         seen = state["n"].tolist()
-        state = grow(
-            state, self.state_parts(), max(s + length for s, length in zip(seen, left, strict=True))
-        )
+        if "attention" in self.config.layer_types:  # the only parts that grow
+            needed = max(s + length for s, length in zip(seen, left, strict=True))
+            state = grow(state, self.state_parts(), needed)
         shape = (batch, width) if all_logits else (batch,)
         logits = torch.zeros(*shape, self.config.vocab_size, dtype=self.dtype, device=ids.device)
         period = self.config.selection_period if self.config.has_eidetic else None

@@ -24,8 +24,6 @@ from pathlib import Path
 
 import pytest
 
-from bmojo_neuron.model import default_model_path
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BIN = Path(sys.executable).parent
@@ -80,10 +78,6 @@ def behind_make(target: str, **variables: object) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-needs_model = pytest.mark.skipif(
-    not (default_model_path() / "model.safetensors").is_file(),
-    reason="the embedded model is not in this checkout",
-)
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
@@ -149,7 +143,6 @@ def test_the_two_commands_of_the_readme_exist() -> None:
     assert behind_make("test").endswith("/python -m pytest")
 
 
-@needs_model
 @needs_curl
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -162,7 +155,6 @@ def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> No
             run(block, ["bash", "-euo", "pipefail", "-c", script], tmp_path)
 
 
-@needs_model
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
