@@ -45,16 +45,16 @@ def check_arguments(
             f"attention_mask: expected (batch, tokens), 1 = valid, for input_ids {shape}, "
             f"got {tuple(mask.shape)}"
         )
-    if labels is not None:
-        if labels.shape != input_ids.shape:
+    for name, targets in (("labels", labels), ("shift_labels", others.get("shift_labels"))):
+        if targets is not None and targets.shape != input_ids.shape:
             raise ValueError(
-                f"labels: expected the shape of input_ids {shape}, got {tuple(labels.shape)}"
+                f"{name}: expected the shape of input_ids {shape}, got {tuple(targets.shape)}"
             )
-        if isinstance(logits_to_keep, Tensor) or logits_to_keep:
-            raise ValueError(
-                "logits_to_keep: expected 0 (all) with labels, which need every position, "
-                f"got {logits_to_keep}"
-            )
+    if labels is not None and (isinstance(logits_to_keep, Tensor) or logits_to_keep):
+        raise ValueError(
+            "logits_to_keep: expected 0 (all) with labels, which need every position, "
+            f"got {logits_to_keep}"
+        )
     for name, value in others.items():
         idle = value is None or value is (name == "return_dict")
         if not idle and name not in LOSS_OPTIONS:

@@ -96,11 +96,13 @@ class EideticMemory(nn.Module):
         return score, extended
 
     def prediction_loss(self, f: Tensor, tail: Tensor) -> Tensor:
-        """Mean over tokens of the bounded relative error; trains the predictor alone."""
+        """Mean over each row's tokens of the bounded relative error (B,); trains the predictor
+        alone.
+        """
         f = f.detach().to(tail.dtype)
         _, predicted, _ = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
-        return ((f - predicted).square().sum(-1) / (size + EPS)).mean()
+        return ((f - predicted).square().sum(-1) / (size + EPS)).mean(1)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, score: Tensor, call: FullCall) -> Memory:
         """Every selection period's own slots at once."""

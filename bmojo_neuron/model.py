@@ -28,6 +28,7 @@ from bmojo_neuron.cache import BMojoCache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
 from bmojo_neuron.layers import Attention, BMojo
+from bmojo_neuron.loss import IGNORED, next_tokens, row_shares
 from bmojo_neuron.mixers import Mamba2
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
@@ -201,15 +202,15 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             tokens: (B, T).
 
         Returns:
-            h (B, T, d), normed, ready for the head; and, in training mode, the innovation loss (a
-            scalar; else 0).
+            h (B, T, d), normed, ready for the head; and, in training mode, each row's innovation
+            loss (B,) (else 0).
         """
         call = FullCall(
             tokens.shape[0], tokens.shape[1], self.config.selection_period, tokens.device
         )
         h, reports = self._run(tokens, call, {})
         losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
-        return self.norm(h), torch.stack(losses).mean() if losses else h.new_zeros(())
+        return self.norm(h), torch.stack(losses).mean(0) if losses else h.new_zeros(len(h))
 
     def _run(self, tokens: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
         """All blocks; returns h (B, T, d) before the last norm, and the parts of the new state."""
@@ -325,7 +326,7 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
                 row: a row's result is that of its valid tokens alone. Logits at padding mean
                 nothing.
             labels: (B, T) token ids, -100 = ignored; adds `loss` (in training with the innovation
-                loss).
+                loss; both are sums over `num_items_in_batch` where that is given).
             past_key_values: continue after this state; the cache owns it, and holds the new one
                 afterwards.
             use_cache: return the state; default: the configuration's word, but not in training or
@@ -350,7 +351,7 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             check_positions(position_ids, mask, 0 if before is None else before["n"].unsqueeze(1))
         tokens, lengths, order = compact(input_ids, mask)
 
-        innovation = torch.zeros((), device=input_ids.device)
+        innovation = torch.zeros(len(input_ids), device=input_ids.device)
         if cached:
             cache = past_key_values if past_key_values is not None else BMojoCache()
             state = self.new_state(input_ids.shape[0]) if cache.state is None else cache.state
@@ -373,10 +374,14 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
 
         loss = None
         if labels is not None:
+            ignored = kwargs.get("ignore_index", IGNORED)
+            targets = kwargs.pop("shift_labels", None)
+            targets = next_tokens(labels, ignored) if targets is None else targets
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits, labels, self.config.vocab_size, shift_labels=targets, **kwargs
             )
-            loss = loss + self.config.innovation_loss_weight * innovation
+            shares = row_shares(targets, ignored, kwargs.get("num_items_in_batch"))
+            loss = loss + self.config.innovation_loss_weight * (shares * innovation).sum()
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=cache if use_cache else None
         )

@@ -161,7 +161,7 @@ class Training:
         losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
         asked = asked[chosen]
         text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
-        innovation = self.model.config.innovation_loss_weight * innovation
+        innovation = self.model.config.innovation_loss_weight * innovation.mean()
         (stage.text_weight * text + answer + innovation).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()

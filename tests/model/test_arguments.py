@@ -116,6 +116,7 @@ def test_a_foreign_cache_is_refused():
         (random_ids(2, 5), {"attention_mask": torch.ones(1, 5)}, r"attention_mask: .*got \(1, 5\)"),
         (random_ids(2, 5), {"attention_mask": torch.ones(2, 1, 5, 5)}, "attention_mask: "),
         (random_ids(2, 5), {"labels": random_ids(2, 4)}, r"labels: .*\(2, 5\).*\(2, 4\)"),
+        (random_ids(2, 5), {"shift_labels": random_ids(1, 10)}, r"shift_labels: .*\(1, 10\)"),
         (random_ids(2, 5), {"labels": random_ids(2, 5), "logits_to_keep": 1}, "logits_to_keep: "),
         (random_ids(2, 5), {"output_attentions": True}, "output_attentions"),
         (random_ids(2, 5), {"output_hidden_states": True}, "output_hidden_states"),

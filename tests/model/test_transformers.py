@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -143,46 +142,13 @@ def test_half_precision_keeps_recurrent_state_and_positions_exact(how, tmp_path)
     assert (logits.float() - expected).square().mean() < 0.01 * expected.square().mean()
 
 
-# Loss
-
-
-def test_loss_is_the_cross_entropy_of_the_next_token(model):
-    ids = random_ids(2, 20)
-    labels = ids.clone()
-    labels[0, :7] = -100
-    expected = cross_entropy(uncached(model, ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    torch.testing.assert_close(model(ids, labels=labels).loss, expected)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.25])
-def test_training_adds_the_innovation_loss(weight):
-    model = tiny_model(MIXED, innovation_loss_weight=weight)
-    ids = random_ids(2, 20)
-    plain = model(ids, labels=ids).loss
-    _, nothing = model.full(ids)
-    assert nothing == 0
-    model.train()
-    _, innovation = model.full(ids)
-    assert 0 < innovation <= 2  # |f - f'|^2 <= 2 (|f|^2 + |f'|^2)
-    torch.testing.assert_close(model(ids, labels=ids).loss, plain + weight * innovation)
-
-
-def test_the_innovation_loss_trains_the_predictor_alone():
-    model = tiny_model(MIXED).train()
-    with torch.enable_grad():
-        _, innovation = model.full(random_ids(2, 20))
-        innovation.backward()
-    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained == {"layers.1.layer.eidetic.predictor"}
+# The tools around it
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
 def test_gradient_checkpointing_is_refused():
     with pytest.raises(ValueError, match=r"BMojoForCausalLM does not support .* checkpointing"):
         MODELS[MIXED].gradient_checkpointing_enable()
-
-
-# The tools around it
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,0 +1,133 @@
+"""The loss: of the next token, and of the innovation; in batches and in parts of batches."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+
+from bmojo_neuron import BMojoForCausalLM
+from tests.model.batches import MIXED, uncached
+from tests.model.conftest import random_ids, tiny_model
+
+Gradients = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_loss_is_the_cross_entropy_of_the_next_token(model):
+    ids = random_ids(2, 20)
+    labels = ids.clone()
+    labels[0, :7] = -100
+    expected = cross_entropy(uncached(model, ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(model(ids, labels=labels).loss, expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_training_adds_the_innovation_loss(weight):
+    model = tiny_model(MIXED, innovation_loss_weight=weight)
+    ids = random_ids(2, 20)
+    plain = model(ids, labels=ids).loss
+    _, nothing = model.full(ids)
+    assert not nothing.any()
+    model.train()
+    _, innovation = model.full(ids)
+    assert innovation.shape == (2,)
+    assert (innovation > 0).all()
+    assert (innovation <= 2).all()  # |f - f'|^2 <= 2 (|f|^2 + |f'|^2)
+    torch.testing.assert_close(model(ids, labels=ids).loss, plain + weight * innovation.mean())
+
+
+def test_the_innovation_loss_trains_the_predictor_alone():
+    model = tiny_model(MIXED).train()
+    with torch.enable_grad():
+        _, innovation = model.full(random_ids(2, 20))
+        innovation.sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {"layers.1.layer.eidetic.predictor"}
+
+
+# Gradient accumulation
+
+
+def in_training(**changes) -> BMojoForCausalLM:
+    return tiny_model(MIXED, innovation_loss_weight=1.0, **changes).train()
+
+
+def gradients(model: BMojoForCausalLM, *batches: dict) -> tuple[float, Gradients]:
+    """Of the sum of the batches' losses."""
+    model.zero_grad()
+    total = 0.0
+    with torch.enable_grad():
+        for batch in batches:
+            loss = model(**batch).loss
+            loss.backward()
+            total += loss.item()
+    return total, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def assert_same_step(a: tuple[float, Gradients], b: tuple[float, Gradients]) -> None:
+    assert a[0] == pytest.approx(b[0], rel=1e-4)
+    for name, gradient in a[1].items():
+        torch.testing.assert_close(gradient, b[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["labels", "shift_labels"])
+@pytest.mark.parametrize("answers", [(20, 20, 20, 20), (19, 3, 0, 11)], ids=["all", "unequal"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_parts_of_a_batch_add_up_to_the_batch(answers, rows, aligned):
+    """As Trainer accumulates: every part is told how many tokens the whole batch predicts."""
+    model, ids = in_training(), random_ids(4, 20)
+    labels = ids.clone()
+    for row, count in enumerate(answers):
+        labels[row, : 20 - count] = -100
+    items = (labels[:, 1:] != -100).sum()
+    batch = {"input_ids": ids, "labels": labels}
+    if aligned:
+        batch["shift_labels"] = torch.cat([labels[:, 1:], torch.full((4, 1), -100)], dim=1)
+    parts = [
+        {name: part[row : row + rows] for name, part in batch.items()} | {"num_items_in_batch": n}
+        for row, n in zip(range(0, 4, rows), [items, items.item()] * 2, strict=False)
+    ]
+    assert_same_step(gradients(model, *parts), gradients(model, batch))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Eight texts, each with more of its tokens to be predicted than the one before."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        ids = random_ids(1, 20, seed=index)[0]
+        return {"input_ids": ids, "labels": ids.masked_fill(torch.arange(20) < 14 - index, -100)}
+
+
+def test_trainer_takes_the_same_step_however_it_accumulates(tmp_path):
+    def trained(batch_size: int) -> Gradients:
+        model = in_training()
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=8 // batch_size,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=0.0,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        with torch.enable_grad():
+            Trainer(model=model, args=arguments, train_dataset=Rows()).train()
+        return model.state_dict()
+
+    whole = trained(8)
+    for name, weight in trained(1).items():
+        torch.testing.assert_close(weight, whole[name], atol=1e-4, rtol=1e-4, msg=name)
