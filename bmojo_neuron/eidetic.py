@@ -87,7 +87,9 @@ class EideticMemory(nn.Module):
         tail = f.new_zeros(size, dtype=recurrent_dtype(f.dtype))
         score, _ = self.score(f, tail)
         memory = self._full(q, k, v, score, call)
-        return memory, {"innovation_loss": self.prediction_loss(f, tail)} if self.training else {}
+        if not self.training:
+            return memory, {}
+        return memory, {"innovation_loss": self.prediction_loss(f, tail, call.valid)}
 
     def score(self, f: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, T) of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
@@ -95,14 +97,17 @@ class EideticMemory(nn.Module):
         score, _, extended = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         return score, extended
 
-    def prediction_loss(self, f: Tensor, tail: Tensor) -> Tensor:
-        """Mean over each row's tokens of the bounded relative error (B,); trains the predictor
-        alone.
+    def prediction_loss(self, f: Tensor, tail: Tensor, valid: Tensor | None) -> Tensor:
+        """Mean over each row's valid tokens of the bounded relative error (B,), 0 for a row that
+        has none; trains the predictor alone.
         """
         f = f.detach().to(tail.dtype)
         _, predicted, _ = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
-        return ((f - predicted).square().sum(-1) / (size + EPS)).mean(1)
+        error = (f - predicted).square().sum(-1) / (size + EPS)  # (B, T)
+        if valid is None:
+            return error.mean(1)
+        return error.where(valid, 0).sum(1) / valid.sum(1).clamp(min=1)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, score: Tensor, call: FullCall) -> Memory:
         """Every selection period's own slots at once."""

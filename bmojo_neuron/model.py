@@ -194,20 +194,20 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             evicted |= {prefix + name: part for name, part in dropped.items()}
         return new, evicted
 
-    def full(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def full(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """The full form: a whole sequence from its start, all selection periods at once,
         differentiable.
 
         Args:
-            tokens: (B, T).
+            tokens: (B, T), right-padded where `lengths` says so.
+            lengths: valid tokens per row; None: all T.
 
         Returns:
             h (B, T, d), normed, ready for the head; and, in training mode, each row's innovation
             loss (B,) (else 0).
         """
-        call = FullCall(
-            tokens.shape[0], tokens.shape[1], self.config.selection_period, tokens.device
-        )
+        batch, length = tokens.shape
+        call = FullCall(batch, length, self.config.selection_period, tokens.device, lengths)
         h, reports = self._run(tokens, call, {})
         losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
         return self.norm(h), torch.stack(losses).mean(0) if losses else h.new_zeros(len(h))
@@ -325,8 +325,9 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a
                 row: a row's result is that of its valid tokens alone. Logits at padding mean
                 nothing.
-            labels: (B, T) token ids, -100 = ignored; adds `loss` (in training with the innovation
-                loss; both are sums over `num_items_in_batch` where that is given).
+            labels: (B, T) token ids, -100 = ignored, as all at padding are; adds `loss` (in
+                training with the innovation loss; both are divided by `num_items_in_batch` where
+                that is given).
             past_key_values: continue after this state; the cache owns it, and holds the new one
                 afterwards.
             use_cache: return the state; default: the configuration's word, but not in training or
@@ -369,14 +370,15 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             )
         else:
             cache = None
-            h, innovation = self.full(tokens)
+            h, innovation = self.full(tokens, lengths)
             logits = self.lm_head(_keep(restore(h, order), logits_to_keep))
 
         loss = None
         if labels is not None:
             ignored = kwargs.get("ignore_index", IGNORED)
             targets = kwargs.pop("shift_labels", None)
-            targets = next_tokens(labels, ignored) if targets is None else targets
+            if targets is None:
+                targets = next_tokens(labels, ignored, mask, order)
             loss = self.loss_function(
                 logits, labels, self.config.vocab_size, shift_labels=targets, **kwargs
             )

@@ -14,6 +14,7 @@ H query heads, Hk kv heads, D head dim, R size of a past, W window, n tokens bef
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -190,11 +191,24 @@ class StepCall(Call):
 
 
 class FullCall(Call):
-    """A whole sequence from its start; rows are selection periods, pasts are cut out of it."""
+    """A whole sequence from its start; rows are selection periods, pasts are cut out of it.
 
-    valid = None
+    Args:
+        batch_size: B.
+        length: T.
+        period: C.
+        device: where the tokens are.
+        lengths: valid tokens per row, the first ones; None when all T are.
+    """
 
-    def __init__(self, batch_size: int, length: int, period: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        length: int,
+        period: int,
+        device: torch.device,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.batch_size, self.length, self.period = batch_size, length, min(period, length)
         self.periods = -(-length // self.period)
@@ -202,12 +216,15 @@ class FullCall(Call):
         token = torch.arange(length, dtype=torch.int32, device=device)
         self.start = start.unsqueeze(1)  # (P, 1)
         self.position = token.expand(batch_size, length)
+        self.valid = None
+        if lengths is not None:
+            self.valid = token < torch.tensor(lengths, device=device).unsqueeze(1)
         self.query_position = (self.start + token[: self.period]).repeat(batch_size, 1)
 
     def whole(self) -> FullCall:
         """The same call with all queries in one row, for layers without a window."""
         call = FullCall(self.batch_size, self.length, self.length, self.start.device)
-        call.here = self.here
+        call.here, call.valid = self.here, self.valid
         return call
 
     def rows(self, x: Tensor) -> Tensor:

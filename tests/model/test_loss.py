@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
 from bmojo_neuron import BMojoForCausalLM
-from tests.model.batches import MIXED, uncached
+from tests.model.batches import LENGTHS, MIXED, WIDTH, pad_pattern, uncached
 from tests.model.conftest import random_ids, tiny_model
 
 Gradients = dict[str, Tensor]
@@ -94,6 +94,44 @@ def test_parts_of_a_batch_add_up_to_the_batch(answers, rows, aligned):
         for row, n in zip(range(0, 4, rows), [items, items.item()] * 2, strict=False)
     ]
     assert_same_step(gradients(model, *parts), gradients(model, batch))
+
+
+# Padding
+
+
+@pytest.mark.parametrize("at_padding", ["ignored", "junk"])
+@pytest.mark.parametrize("pattern", ["right", "left", "holes"])
+def test_padding_changes_neither_loss_nor_gradients(pattern, at_padding):
+    """Nor does a row of nothing but padding, nor what stands at padding."""
+    model, mask = in_training(), pad_pattern(pattern)
+    mask = torch.cat([mask, torch.zeros_like(mask[:1])])
+    ids = random_ids(len(mask), WIDTH, seed=5)
+    labels = ids if at_padding == "junk" else ids.masked_fill(mask == 0, -100)
+    padded = gradients(model, {"input_ids": ids, "attention_mask": mask, "labels": labels})
+    rows = [ids[row, mask[row].bool()].unsqueeze(0) for row in range(len(LENGTHS))]
+    items = sum(LENGTHS) - len(LENGTHS)
+    solo = [{"input_ids": row, "labels": row, "num_items_in_batch": items} for row in rows]
+    assert_same_step(padded, gradients(model, *solo))
+
+
+def test_the_innovation_of_a_row_is_that_of_its_valid_tokens():
+    model, ids = in_training(), random_ids(3, 20)
+    _, innovation = model.full(ids, [20, 7, 0])
+    _, first = model.full(ids)
+    _, second = model.full(ids[:, :7])
+    expected = torch.stack([first[0], second[1], torch.zeros(())])
+    torch.testing.assert_close(innovation, expected)
+
+
+def test_nothing_but_padding_is_no_loss():
+    model, ids = in_training(), random_ids(2, 20)
+    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.zeros_like(ids)}
+    loss, steps = gradients(model, batch | {"num_items_in_batch": 7})
+    assert loss == 0
+    assert not any(gradient.any() for gradient in steps.values())
+
+
+# Trainer
 
 
 class Rows(torch.utils.data.Dataset):
