@@ -20,13 +20,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from bmojo_neuron.arguments import check_arguments, check_positions
 from bmojo_neuron.cache import BMojoCache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
+from bmojo_neuron.generation import BMojoGenerationMixin
 from bmojo_neuron.layers import Attention, BMojo
 from bmojo_neuron.loss import IGNORED, next_tokens, row_shares
 from bmojo_neuron.mixers import Mamba2
@@ -94,7 +95,7 @@ class Block(nn.Module):
         return h, new
 
 
-class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
+class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
     """The language model: embedding, blocks, norm, head; with a session's state as its cache.
 
     Args:
@@ -323,8 +324,8 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a
-                row: a row's result is that of its valid tokens alone. Logits at padding mean
-                nothing.
+                row: a row's result is that of its valid tokens alone. Logits at padding are
+                those of the valid token before it in this call; without one they mean nothing.
             labels: (B, T) token ids, -100 = ignored, as all at padding are; adds `loss` (in
                 training with the innovation loss; both are divided by `num_items_in_batch` where
                 that is given).
@@ -366,12 +367,12 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             )
             cache.seen += input_ids.shape[1]
             logits = (
-                logits.unsqueeze(1) if only_last else _keep(restore(logits, order), logits_to_keep)
+                logits.unsqueeze(1) if only_last else _keep(restore(logits, mask), logits_to_keep)
             )
         else:
             cache = None
             h, innovation = self.full(tokens, lengths)
-            logits = self.lm_head(_keep(restore(h, order), logits_to_keep))
+            logits = self.lm_head(_keep(restore(h, mask), logits_to_keep))
 
         loss = None
         if labels is not None:
@@ -398,19 +399,6 @@ class BMojoForCausalLM(PreTrainedModel, GenerationMixin):
             for i, layer in layers
             if isinstance(layer, BMojo) and layer.eidetic is not None
         ]
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any
-    ) -> bool:
-        """Called by `generate` before its first step: the cache is always our own."""
-        if generation_config.cache_implementation is not None:
-            raise ValueError(
-                f"cache_implementation: this model's state is its own BMojoCache, got "
-                f"{generation_config.cache_implementation!r}; leave it unset"
-            )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = BMojoCache()
-        return True
 
 
 def _cut(ids: Tensor, done: list[int], take: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:

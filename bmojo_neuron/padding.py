@@ -16,7 +16,7 @@ def compact(ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int] | None,
 
     Returns:
         The tokens (B, T), valid ones first; how many per row (None = all); and the permutation (B,
-        T) applied (None = none), for `restore`.
+        T) applied (None = none).
     """
     if mask is None:
         return ids, None, None
@@ -25,8 +25,13 @@ def compact(ids: Tensor, mask: Tensor | None) -> tuple[Tensor, list[int] | None,
     return ids.gather(1, order), valid.sum(1).tolist(), order
 
 
-def restore(x: Tensor, order: Tensor | None) -> Tensor:
-    """Put x (B, T, K) back into the order of the padded batch."""
-    if order is None:
+def restore(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Put x (B, T, K), of compacted tokens, back into the columns of the mask that they had.
+
+    A padding column repeats that of the valid token before it, so that a row's last column is that
+    of its last valid token; before the first one it means nothing.
+    """
+    if mask is None:
         return x
-    return x.scatter(1, order.unsqueeze(2).expand_as(x), x)
+    column = ((mask != 0).cumsum(1) - 1).clamp(min=0)
+    return x.gather(1, column.unsqueeze(2).expand_as(x))

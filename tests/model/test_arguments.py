@@ -87,16 +87,19 @@ def test_logits_to_keep(keep, use_cache):
     torch.testing.assert_close(logits, kept, **CLOSE)
 
 
+@pytest.mark.parametrize("use_cache", [False, True])
+@pytest.mark.parametrize("keep", [0, 1, 3])
 @pytest.mark.parametrize("pattern", ["right", "left", "holes"])
-def test_last_logits_of_a_padded_batch(pattern):
-    """What `generate` asks for: the last column, for the rows that end in a valid token."""
+def test_logits_at_padding_are_those_of_the_valid_token_before(pattern, keep, use_cache):
+    """So the last column, from which `generate` goes on, is the row's last valid token's."""
     model, mask = MODELS[MIXED], pad_pattern(pattern)
     ids = random_ids(len(LENGTHS), WIDTH, seed=5)
-    every = model(ids, attention_mask=mask, use_cache=True).logits
-    last = model(ids, attention_mask=mask, use_cache=True, logits_to_keep=1).logits
-    at_end = mask[:, -1].bool()
-    assert at_end.any()
-    torch.testing.assert_close(last[at_end], every[:, -1:][at_end], **CLOSE)
+    logits = model(ids, attention_mask=mask, use_cache=use_cache, logits_to_keep=keep).logits
+    for row in range(len(LENGTHS)):
+        solo = uncached(model, ids[row : row + 1, mask[row].bool()])[0]
+        before = mask[row].cumsum(0) - 1
+        began = before[-keep:] >= 0
+        torch.testing.assert_close(logits[row, began], solo[before[-keep:][began]], **CLOSE)
 
 
 # What is refused

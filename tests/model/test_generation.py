@@ -38,14 +38,35 @@ def test_generation_without_a_cache(kind):
     assert torch.equal(out, greedy_by_hand(model, ids, 12))
 
 
-def test_left_padded_generation_equals_solo(kind):
-    model, mask = MODELS[kind], pad_pattern("left")
-    ids = random_ids(len(LENGTHS), WIDTH, seed=8)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=14, **GREEDY)
+def assert_rows_equal_solo(model: BMojoForCausalLM, pattern: str, **options) -> None:
+    mask, ids = pad_pattern(pattern), random_ids(len(LENGTHS), WIDTH, seed=8)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=14, **GREEDY, **options)
     for row in range(len(LENGTHS)):
         alone = ids[row : row + 1, mask[row].bool()]
         solo = model.generate(alone, max_new_tokens=14, **GREEDY)
         assert torch.equal(out[row, WIDTH:], solo[0, alone.shape[1] :])
+
+
+def test_left_padded_generation_equals_solo(kind):
+    assert_rows_equal_solo(MODELS[kind], "left")
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"logits_to_keep": 0}], ids=str)
+@pytest.mark.parametrize("pattern", ["right", "holes"])
+@pytest.mark.parametrize("kind", [MIXED, "hybrid"])
+def test_generation_from_padding_anywhere_equals_solo(kind, pattern, options):
+    """The last column of a row may be padding: the row goes on from its last valid token."""
+    assert_rows_equal_solo(MODELS[kind], pattern, **options)
+
+
+def test_given_positions_are_checked():
+    model, mask = MODELS[MIXED], pad_pattern("left")
+    ids = random_ids(len(LENGTHS), WIDTH, seed=8)
+    options = {"attention_mask": mask, "max_new_tokens": 3, **GREEDY}
+    out = model.generate(ids, position_ids=mask.cumsum(1) - 1, **options)
+    assert torch.equal(out, model.generate(ids, **options))
+    with pytest.raises(ValueError, match="position_ids: expected the count of valid tokens"):
+        model.generate(ids, position_ids=mask.cumsum(1), **options)
 
 
 def test_generation_continues_a_cache(model):
@@ -127,3 +148,23 @@ def test_other_caches_are_refused(implementation):
     model, ids = MODELS[MIXED], random_ids(1, 11)
     with pytest.raises(ValueError, match=f"cache_implementation: .*BMojoCache.*{implementation}"):
         model.generate(ids, cache_implementation=implementation, max_new_tokens=2, **GREEDY)
+
+
+def test_a_row_without_a_token_to_go_on_from_is_refused():
+    model, ids = MODELS[MIXED], random_ids(3, 11)
+    mask = torch.ones_like(ids)
+    mask[1] = 0
+    with pytest.raises(ValueError, match=r"attention_mask: .*from 0 on.* rows \[1\]"):
+        model.generate(ids, attention_mask=mask, max_new_tokens=2, **GREEDY)
+    mask[1, :8] = 1
+    cache = model(ids[:, :8]).past_key_values
+    with pytest.raises(ValueError, match=r"attention_mask: .*from 8 on.* rows \[1\]"):
+        model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=2, **GREEDY)
+
+
+def test_prefill_in_chunks_is_refused_where_rows_end_in_padding():
+    model, ids = MODELS[MIXED], random_ids(len(LENGTHS), WIDTH)
+    options = {"prefill_chunk_size": 7, "max_new_tokens": 4, **GREEDY}
+    with pytest.raises(ValueError, match=r"prefill_chunk_size: expected None .* pad on the left"):
+        model.generate(ids, attention_mask=pad_pattern("right"), **options)
+    assert_rows_equal_solo(model, "left", prefill_chunk_size=7)
