@@ -29,6 +29,12 @@ def check_arguments(
     Raises:
         ValueError: an argument has the wrong shape or type, or is none of this model's.
     """
+    embeddings = others.get("inputs_embeds")
+    if embeddings is not None:  # from `generate` without input_ids
+        raise ValueError(
+            "inputs_embeds: expected None, as this model reads token ids alone, got "
+            f"{tuple(embeddings.shape)}; pass input_ids"
+        )
     shape = tuple(input_ids.shape)
     if input_ids.dim() != 2 or input_ids.shape[1] < 1:
         raise ValueError(f"input_ids: expected (batch, tokens >= 1), got shape {shape}")

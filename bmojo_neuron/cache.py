@@ -4,13 +4,14 @@ any other.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from bmojo_neuron.state import State, select_rows
+from bmojo_neuron.state import State, copy_state, select_rows
 
 
 class BMojoCache(Cache):
@@ -26,6 +27,12 @@ class BMojoCache(Cache):
         super().__init__(layers=[])
         self.state = state
         self.seen = 0 if state is None else int(state["n"].max())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BMojoCache:
+        """A branch of its own. A state made with gradients enabled stays in their graph."""
+        branch = copy.copy(self)
+        branch.state = None if self.state is None else copy_state(self.state)
+        return branch
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seen

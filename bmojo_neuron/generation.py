@@ -13,6 +13,23 @@ from bmojo_neuron.cache import BMojoCache
 class BMojoGenerationMixin(GenerationMixin):
     """transformers' loops over a state that is one piece and counts its tokens by itself."""
 
+    def _prepare_model_inputs(
+        self, inputs: Tensor | None, bos_token_id: Tensor | None, model_kwargs: dict[str, Any]
+    ) -> tuple[Tensor, str | None, dict[str, Any]]:
+        """A prompt begins with what its cache holds, and goes on."""
+        prompt, name, others = super()._prepare_model_inputs(  # type: ignore[misc]  # a mixin's self
+            inputs, bos_token_id, model_kwargs
+        )
+        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+        seen = 0 if cache is None else cache.get_seq_length()
+        whole = mask is None or mask.shape[1] == prompt.shape[1]  # as transformers tells them apart
+        if seen and whole and prompt.shape[1] <= seen:
+            raise ValueError(
+                f"input_ids: expected all tokens, more than the {seen} that past_key_values holds, "
+                f"got {prompt.shape[1]}; to pass the new ones alone, pass the attention_mask of all"
+            )
+        return prompt, name, others
+
     def _prepare_position_ids_for_generation(self, *_: Any) -> None:
         """Positions follow from the tokens: none are made up, those of the caller are checked."""
 
@@ -26,8 +43,13 @@ class BMojoGenerationMixin(GenerationMixin):
                 f"{generation_config.cache_implementation!r}; leave it unset"
             )
         cache = model_kwargs.get("past_key_values")
-        if generation_config.use_cache is not False and cache is None:
+        if cache is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = cache = BMojoCache()
+        if cache is not None and generation_config.use_cache is False:
+            raise ValueError(
+                "use_cache: expected True with past_key_values, which each token continues, got "
+                "False; leave one of the two out"
+            )
         mask = model_kwargs.get("attention_mask")
         if mask is not None:
             chunked = generation_config.prefill_chunk_size is not None

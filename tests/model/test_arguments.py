@@ -70,6 +70,25 @@ def test_a_copied_cache_is_a_branch_of_its_own(model):
     torch.testing.assert_close(model(token, past_key_values=branch).logits, first, **CLOSE)
 
 
+def test_a_cache_made_with_gradients_can_be_copied(model):
+    """The copy shares no memory, and gradients flow through it as through the original."""
+    ids = random_ids(1, 20)
+    with torch.enable_grad():
+        cache = model(ids).past_key_values
+        branch = copy.deepcopy(cache)
+        token = torch.tensor([[9]])
+        first = model(token, past_key_values=cache).logits
+        second = model(token, past_key_values=branch).logits
+        gradients = [
+            torch.autograd.grad(logits.sum(), model.embed_tokens.weight, retain_graph=True)[0]
+            for logits in (first, second)
+        ]
+    torch.testing.assert_close(second, first, **CLOSE)
+    torch.testing.assert_close(*gradients, **CLOSE)
+    pointers = {part.data_ptr() for part in cache.state.values()}
+    assert pointers.isdisjoint(part.data_ptr() for part in branch.state.values())
+
+
 def test_no_cache_comes_back_unless_wanted(model):
     ids = random_ids(1, 5)
     assert model(ids, use_cache=False).past_key_values is None
@@ -124,7 +143,7 @@ def test_a_foreign_cache_is_refused():
         (random_ids(2, 5), {"output_attentions": True}, "output_attentions"),
         (random_ids(2, 5), {"output_hidden_states": True}, "output_hidden_states"),
         (random_ids(2, 5), {"position_ids": torch.tensor([[0, 1, 0, 1, 2]] * 2)}, "position_ids: "),
-        (random_ids(2, 5), {"inputs_embeds": torch.ones(2, 5, 32)}, "inputs_embeds"),
+        (random_ids(2, 5), {"inputs_embeds": torch.ones(2, 5, 32)}, "inputs_embeds: expected None"),
         (random_ids(2, 5), {"return_dict": False}, "return_dict"),
         (random_ids(2, 5), {"no_such_argument": 1}, "no_such_argument"),
     ],

@@ -168,3 +168,45 @@ def test_prefill_in_chunks_is_refused_where_rows_end_in_padding():
     with pytest.raises(ValueError, match=r"prefill_chunk_size: expected None .* pad on the left"):
         model.generate(ids, attention_mask=pad_pattern("right"), **options)
     assert_rows_equal_solo(model, "left", prefill_chunk_size=7)
+
+
+@pytest.mark.parametrize("chunked", [{}, {"prefill_chunk_size": 4}], ids=str)
+@pytest.mark.parametrize("length", [5, 11])
+def test_a_prompt_that_goes_no_further_than_its_cache_is_refused(length, chunked):
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    cache = model(ids).past_key_values
+    message = rf"input_ids: expected .* more than the 11 .* past_key_values .*got {length}.*mask"
+    with pytest.raises(ValueError, match=message):
+        model.generate(
+            ids[:, :length], past_key_values=cache, max_new_tokens=2, **GREEDY, **chunked
+        )
+
+
+def test_new_tokens_alone_continue_a_cache_with_a_mask_of_all():
+    model, ids = MODELS[MIXED], random_ids(1, 16)
+    expected = model.generate(ids, max_new_tokens=5, **GREEDY)
+    cache = model(ids[:, :11]).past_key_values
+    out = model.generate(
+        ids[:, 11:],
+        attention_mask=torch.ones_like(ids),
+        past_key_values=cache,
+        max_new_tokens=5,
+        **GREEDY,
+    )
+    assert torch.equal(out, expected[:, 11:])
+
+
+def test_a_cache_that_may_not_be_used_is_refused():
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    cache = model(ids[:, :8]).past_key_values
+    with pytest.raises(ValueError, match=r"use_cache: expected True with past_key_values"):
+        model.generate(ids, past_key_values=cache, use_cache=False, max_new_tokens=2, **GREEDY)
+
+
+def test_embeddings_are_refused():
+    model = MODELS[MIXED]
+    embeddings = model.embed_tokens(random_ids(1, 5))
+    with pytest.raises(
+        ValueError, match=r"inputs_embeds: expected None, .*\(1, 5, 32\).*input_ids"
+    ):
+        model.generate(inputs_embeds=embeddings, max_new_tokens=2, **GREEDY)
