@@ -38,6 +38,8 @@ from bmojo_neuron.planning import FREE_CHUNK, plan
 from bmojo_neuron.state import State, StatePart, grow, new_state
 from bmojo_neuron.window import Call, FullCall, StepCall
 
+MOST_TOKENS = torch.iinfo(torch.int32).max  # of a session
+
 
 def default_model_path() -> Path:
     """Directory of the embedded default model."""
@@ -275,7 +277,7 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
             logits (B, V) (zeros for a row of length 0) or (B, T, V), and the new state.
 
         Raises:
-            ValueError: shapes do not fit each other.
+            ValueError: shapes do not fit each other, or a row would hold more than 2^31 - 1 tokens.
         """
         batch, width = ids.shape if ids.dim() == 2 else (0, 0)
         if batch != state["n"].shape[0] or width < 1:
@@ -288,8 +290,13 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
         if len(left) != batch or not all(0 <= length <= width for length in left):
             raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
         seen = state["n"].tolist()
+        needed = max(s + length for s, length in zip(seen, left, strict=True))
+        if needed > MOST_TOKENS:
+            raise ValueError(
+                f"ids: expected at most {MOST_TOKENS} tokens in a row, as positions are int32, "
+                f"got {needed}; go on in a new state"
+            )
         if "attention" in self.config.layer_types:  # the only parts that grow
-            needed = max(s + length for s, length in zip(seen, left, strict=True))
             state = grow(state, self.state_parts(), needed)
         shape = (batch, width) if all_logits else (batch,)
         logits = torch.zeros(*shape, self.config.vocab_size, dtype=self.dtype, device=ids.device)

@@ -190,3 +190,18 @@ def test_feed_refuses_shapes_that_do_not_fit(ids, lengths, message):
     model = MODELS[MIXED]
     with pytest.raises(ValueError, match=message):
         model.feed(ids, model.new_state(2), lengths=lengths)
+
+
+@pytest.mark.parametrize("kind", [MIXED, "hybrid"])
+def test_feed_refuses_more_tokens_than_its_counter_can_count(kind):
+    model = MODELS[kind]
+    state = model.new_state(2)
+    state["n"][1] += 2**31 - 4
+    with pytest.raises(
+        ValueError, match=r"ids: .*at most 2147483647 .*got 2147483648; .*new state"
+    ):
+        model.feed(random_ids(2, 4), state)
+    if kind == MIXED:  # full attention has no room for so many keys
+        logits, state = model.feed(random_ids(2, 4), state, lengths=[4, 3])
+        assert torch.isfinite(logits).all()
+        assert state["n"].tolist() == [4, 2**31 - 1]
