@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from bmojo_neuron.model import default_model_path
 from tests.model.batches import MIXED, MODELS, uncached
 from tests.model.conftest import random_ids, tiny_config, tiny_model
 
@@ -184,6 +186,15 @@ def test_text_generation_pipeline(tmp_path):
         assert len(new) == 12 or new[-1] == tokenizer.eos_token_id
         assert answer["generated_text"] == tokenizer.decode(new, skip_special_tokens=True)
     assert any(answer["generated_text"] for (answer,) in batch)
+
+
+def test_the_embedded_tokenizer_starts_with_bos():
+    """As the dialogues that the embedded model learnt from do."""
+    tokenizer = AutoTokenizer.from_pretrained(default_model_path())
+    ids = tokenizer("In the").input_ids
+    assert ids[0] == tokenizer.bos_token_id == 0
+    assert 0 not in ids[1:]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "In the"
 
 
 class Repetitions(torch.utils.data.Dataset):
