@@ -29,7 +29,7 @@ from bmojo_neuron.model import BMojoForCausalLM
 from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, sample_dialogue, whole_words
 from bmojo_neuron.training.recall import measure
-from bmojo_neuron.training.recipe import Recipe, Stage
+from bmojo_neuron.training.recipe import AVERAGED, Recipe, Stage
 from bmojo_neuron.training.tokenizer import train_tokenizer
 
 SAVE_EVERY = 120.0  # seconds between two checkpoints
@@ -76,12 +76,10 @@ class Training:
         )
         self.model = BMojoForCausalLM(config)
         self.optimizer = _optimizer(self.model, recipe)
-        self.steps = [
-            (stage, i)
-            for stage in recipe.stages
-            for i in range(stage.tokens // (stage.batch * stage.length))
-        ]
+        self.steps = [stage for stage in recipe.stages for _ in range(stage.steps)]  # the plan
+        self.taken = [stage.steps for stage in recipe.stages]  # its steps by stage
         self.step, self.seconds = 0, 0.0
+        self.answer: float | None = None  # moving average of the answers' loss in this stage
         self.log, self.record = out / "log.jsonl", out / "training.json"
         self._slot = SLOTS[1]  # of the last checkpoint
         if self.record.is_file():
@@ -89,6 +87,9 @@ class Training:
             self._slot = position["checkpoint"]
             if resume:
                 self.step, self.seconds = position["step"], position["seconds"]
+                self.answer, self.taken = position["answer"], position["taken"]
+                pairs = zip(recipe.stages, self.taken, strict=True)
+                self.steps = [stage for stage, taken in pairs for _ in range(taken)]
                 self._load(out / self._slot)
         self._cut_log()
 
@@ -96,7 +97,7 @@ class Training:
         """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
         started = saved = time.monotonic()
         earlier = self.seconds
-        sizes = [stage.batch * stage.length for stage, _ in self.steps]
+        sizes = [stage.batch * stage.length for stage in self.steps]
         with tqdm(
             total=sum(sizes),
             initial=sum(sizes[: self.step]),
@@ -106,9 +107,11 @@ class Training:
             dynamic_ncols=True,
         ) as bar:
             while self.step < len(self.steps):
-                stage, _ = self.steps[self.step]
+                stage = self.steps[self.step]
                 report = self._train_step(stage)
                 self.step += 1
+                self._end_stage_early(stage, report["answer"])
+                bar.total = sum(s.batch * s.length for s in self.steps)
                 now = time.monotonic()
                 self.seconds = earlier + now - started
                 bar.set_postfix(report, refresh=False)
@@ -125,6 +128,21 @@ class Training:
         self.save()
         self.model.train(False)
         return self.model
+
+    def _end_stage_early(self, stage: Stage, answer: float) -> None:
+        """Average the answers' loss over the stage; once it is low enough, drop what is left of
+        it.
+        """
+        if self.step < len(self.steps) and self.steps[self.step] is not stage:
+            self.answer = None  # the next stage asks something else
+            return
+        before = answer if self.answer is None else self.answer
+        self.answer = before + (answer - before) / AVERAGED
+        if stage.until is not None and self.answer < stage.until:
+            i = self.recipe.stages.index(stage)
+            self.taken[i] = self.step - sum(self.taken[:i])
+            rest = [s for s in self.steps[self.step :] if s is not stage]
+            self.steps, self.answer = self.steps[: self.step] + rest, None
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> Batch:
         """Dialogues of this stage, and among them sequences of text alone."""
@@ -196,7 +214,13 @@ class Training:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         save_file(_optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
-        position = {"step": self.step, "seconds": self.seconds, "checkpoint": slot}
+        position = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "checkpoint": slot,
+            "answer": self.answer,
+            "taken": self.taken,
+        }
         fresh = self.record.with_suffix(".tmp")
         fresh.write_text(json.dumps(position) + "\n")
         fresh.replace(self.record)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+AVERAGED = 50  # steps over which the answers' loss is averaged, with exponential weights
+
 
 @dataclass(frozen=True)
 class Stage:
     """A stretch of the curriculum with one kind of dialogue.
 
     Attributes:
-        tokens: how many to train on.
+        tokens: how many to train on, at most.
         length: tokens per sequence.
         batch: sequences per step.
         notes: (fewest, most) pairs stated per sequence.
@@ -33,6 +35,12 @@ class Stage:
     pool: int | None = None
     text: float = 0.0
     text_weight: float = 1.0
+    until: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, at most."""
+        return self.tokens // (self.batch * self.length)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Recipe:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
-            to a tenth.
+            to a tenth at the end of the plan (which a stage that ends early makes shorter).
         text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at
             each step. The head is a third of the work of a model this small, and answers are what
             is scarce.
@@ -75,7 +83,7 @@ RECIPES = {
             "initializer_range": 0.06,
         },
         stages=(
-            Stage(2_662_400, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1),
+            Stage(8_192_000, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
             Stage(1_228_800, 128, 16, (4, 8), (0.0, 0.4), text_weight=0.1),
             Stage(2_457_600, 256, 16, (6, 16), (0.2, 0.7), text_weight=0.2),
             Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),

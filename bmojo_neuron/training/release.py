@@ -92,7 +92,7 @@ def release(training: Training, name: str) -> dict[str, Any]:
     report = {
         "recipe": {"name": name, **asdict(recipe)},
         "parameters": model.num_parameters(),
-        "tokens": sum(stage.batch * stage.length for stage, _ in training.steps),
+        "tokens": sum(stage.batch * stage.length for stage in training.steps),
         "steps": len(training.steps),
         "seconds": round(training.seconds),
         "versions": {

@@ -151,6 +151,36 @@ def test_the_loss_falls(tiny: Trainer, tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+def test_a_stage_ends_when_its_answers_are_learnt(tiny: Trainer, tmp_path: Path) -> None:
+    first, second = tiny.recipe.stages
+    recipe = replace(tiny.recipe, stages=(replace(first, until=1e3), second))
+    whole = Trainer(recipe).start(tmp_path / "whole")
+    whole.run()
+    assert whole.taken == [1, second.steps]  # any loss was low enough for the first stage
+    assert whole.step == len(whole.steps) == 1 + second.steps
+    assert log_of(whole.out)[-1]["step"] == whole.step
+
+    cut = Trainer(recipe).start(tmp_path / "cut")
+    cut.run(max_minutes=0)
+    cut = Trainer(recipe).start(cut.out)  # a resumed run knows what was dropped
+    assert cut.taken == whole.taken
+    cut.run()
+    assert_equal(cut, whole)
+
+    unmet = Trainer(replace(recipe, stages=(replace(first, until=0.0), second))).start(tmp_path)
+    unmet.run()
+    assert unmet.taken == [first.steps, second.steps]
+
+
+def test_a_resumed_run_averages_on(tiny: Trainer, tmp_path: Path) -> None:
+    whole, cut = tiny.start(tmp_path / "whole"), tiny.start(tmp_path / "cut")
+    whole.run()
+    cut.run(max_minutes=0)
+    tiny.start(cut.out).run()
+    last = [json.loads((run.out / "training.json").read_text()) for run in (whole, cut)]
+    assert last[0]["answer"] == last[1]["answer"] is not None
+
+
 def test_a_checkpoint_is_a_model(unbroken: Training) -> None:
     position = json.loads((unbroken.out / "training.json").read_text())
     folder = unbroken.out / position["checkpoint"]
