@@ -3,10 +3,12 @@
 import json
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from serving.engine import EngineError, Turn, TurnAborted, TurnResult
+from serving.sampling import Sampler
 from serving.sessions import Session
 from tests.server.conftest import PATIENCE, Running, Start
 from tests.server.test_sessions import assert_same
@@ -86,6 +88,26 @@ def assert_abort_is_noticed(server: Running, calls: int) -> None:
     server.control.release()
     server.wait_until_idle()
     assert len(server.control.fed) == calls
+
+
+def test_turn_is_aborted_at_its_last_token(start: Start) -> None:
+    server = start()
+    before = committed(server)
+    engine = server.service.engine
+    tokens: list[int] = []
+    outcome: Future[TurnResult | EngineError] = Future()
+
+    def on_token(token: int) -> bool:
+        tokens.append(token)
+        if len(tokens) == 3:
+            engine.abort(turn)
+        return False
+
+    turn = Turn([1], 3, Sampler(), on_token, outcome.set_result, session_id="a")
+    engine.submit(turn)
+    assert isinstance(outcome.result(PATIENCE), TurnAborted)
+    assert len(tokens) == 3
+    assert_unchanged(server, before)
 
 
 def test_client_leaves_the_queue(start: Start) -> None:

@@ -101,6 +101,16 @@ def test_claimed_session_is_never_dropped() -> None:
     assert [name for name in "abcd" if store.get(name)] == ["a", "d"] or len(store) == 2
 
 
+def test_longest_unused_session_stays_while_it_is_claimed() -> None:
+    store = MemoryStore(max_sessions=2, max_resident=1)
+    sessions: Mapping[str, Session] = {name: make(name) for name in "abc"}
+    put(store, sessions["a"])
+    store.claim("a")
+    put(store, sessions["b"], sessions["c"])
+    assert store.get("a") is sessions["a"]
+    assert [name for name in "abc" if store.get(name)] == ["a", "c"]
+
+
 def test_claims() -> None:
     store = MemoryStore(max_sessions=2, max_resident=2)
     store.claim("a")
