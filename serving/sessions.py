@@ -8,6 +8,7 @@ Errors, all of them answers to a caller who may come again:
 """
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from bmojo_neuron.state import State
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = "bmojo-session-1"
 
@@ -203,11 +206,11 @@ class MemoryStore:
             self._claimed.discard(session.id)
             for name in self._idle()[: max(0, len(self._sessions) - self._max_sessions)]:
                 del self._sessions[name]
-            resident = [n for n in self._idle() if isinstance(self._sessions[n], Session)]
-            for name in resident[: max(0, len(resident) - self._max_resident)]:
-                entry = self._sessions[name]
-                assert isinstance(entry, Session)
-                self._sessions[name] = entry.to_bytes()
+            idle = [self._sessions[name] for name in self._idle()]
+            resident = [entry for entry in idle if isinstance(entry, Session)]
+        # The turn is committed: making room for it neither fails it nor holds the lock.
+        for longest_unused in resident[: max(0, len(resident) - self._max_resident)]:
+            self._pack(longest_unused)
 
     def get(self, session_id: str) -> Session | None:
         """See `SessionStore`."""
@@ -225,6 +228,17 @@ class MemoryStore:
     def __len__(self) -> int:
         """Sessions kept."""
         return len(self._sessions)
+
+    def _pack(self, session: Session) -> None:
+        """Keep a session as bytes, unless it has changed meanwhile or cannot be turned into any."""
+        try:
+            data = session.to_bytes()
+        except Exception:
+            logger.exception("session %r could not be turned into bytes; it stays", session.id)
+            return
+        with self._lock:
+            if self._sessions.get(session.id) is session:
+                self._sessions[session.id] = data
 
     def _idle(self) -> list[str]:
         return [name for name in self._sessions if name not in self._claimed]

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import save
 
 from serving.sessions import MemoryStore, Session, SessionBusy, StoreFull
-from tests.server.conftest import Start, tiny_model
+from tests.server.conftest import PATIENCE, Start, tiny_model
 
 
 def make(name: str, kind: str = "bmojo", tokens: int = 40) -> Session:
@@ -134,6 +135,51 @@ def test_sessions_beyond_the_resident_ones_become_bytes() -> None:
     for name in "ab":
         assert store.get(name) is not sessions[name]
         assert_same(store.get(name), sessions[name])
+
+
+def test_commit_stands_whatever_happens_to_the_session_that_makes_room(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Session) -> bytes:
+        raise MemoryError("no room for a copy")
+
+    store = MemoryStore(max_sessions=9, max_resident=1)
+    sessions: Mapping[str, Session] = {name: make(name) for name in "ab"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "to_bytes", broken)
+        put(store, *sessions.values())
+    for name in "ab":
+        assert store.get(name) is sessions[name]
+        store.claim(name)
+    assert "session 'a' could not be turned into bytes" in caplog.text
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_store_is_open_while_a_session_becomes_bytes(
+    monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    store = MemoryStore(max_sessions=9, max_resident=0)
+    first = make("a")
+    second = first.next(first.state, pending=None)
+    to_bytes = Session.to_bytes
+    unhindered: list[bool] = []
+
+    def meanwhile(session: Session) -> bytes:
+        if session is first:
+            change = (store.delete, "a") if deleted else (put, store, second)
+            other = threading.Thread(target=change[0], args=change[1:], daemon=True)
+            other.start()
+            other.join(PATIENCE)
+            unhindered.append(not other.is_alive())
+        return to_bytes(session)
+
+    monkeypatch.setattr(Session, "to_bytes", meanwhile)
+    put(store, first)
+    assert unhindered == [True]
+    if deleted:
+        assert store.get("a") is None
+    else:
+        assert_same(store.get("a"), second)
 
 
 @pytest.mark.parametrize("kind", ["bmojo", "transformer"])
