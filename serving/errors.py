@@ -17,7 +17,7 @@ from serving.engine import EngineError, EngineStopped, QueueFull, TurnAborted, T
 from serving.schemas import ErrorBody, ErrorResponse
 from serving.sessions import SessionBusy, SessionError, StoreFull
 
-_LONGEST_ECHO = 80  # characters of a wrong value that an error message repeats
+_LONGEST_ECHO = 80  # characters that an error message repeats of what a caller wrote
 _RETRY = {"Retry-After": "1"}
 
 
@@ -78,7 +78,7 @@ def session_not_found(session_id: str) -> APIError:
 
 def invalid(error: ErrorDetails, fields: list[str]) -> APIError:
     """What pydantic found wrong; `fields` are those that the caller may give."""
-    param = ".".join(str(part) for part in error["loc"]) or "body"
+    param = shorten(".".join(str(part) for part in error["loc"])) or "body"
     kind, said = error["type"], error["msg"]
     if kind == "json_invalid":
         return bad_request("body", "JSON in UTF-8", said.removeprefix("Invalid JSON: "))
@@ -94,7 +94,11 @@ def invalid(error: ErrorDetails, fields: list[str]) -> APIError:
 
 def echo(value: object) -> str:
     """A wrong value as JSON, cut to a length that fits a message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def shorten(text: str) -> str:
+    """What a caller wrote, cut to a length that fits a message."""
     return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}..."
 
 
@@ -147,7 +151,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        what = f"{request.method} {request.url.path}"
+        what = f"{shorten(request.method)} {shorten(request.url.path)}"
         code, message = "http_error", str(error.detail)
         if error.status_code == 404:
             code, message = "unknown_route", f"{what}: no such route; GET /docs lists them all"

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
 from serving.engine import Engine, EngineError, TurnResult
-from serving.errors import APIError, bad_request, from_engine, invalid, session_not_found
+from serving.errors import APIError, bad_request, echo, from_engine, invalid, session_not_found
 from serving.schemas import (
     SESSION_ID,
     GenerateRequest,
@@ -209,7 +209,7 @@ def tokenize(service: Service, asked: GenerateRequest) -> list[int]:
     settings = service.settings
     if asked.max_new_tokens > settings.max_new_tokens:
         raise bad_request(
-            "max_new_tokens", f"at most {settings.max_new_tokens}", str(asked.max_new_tokens)
+            "max_new_tokens", f"at most {settings.max_new_tokens}", echo(asked.max_new_tokens)
         )
     ids: list[int] = service.tokenizer.encode(asked.prompt, add_special_tokens=False, verbose=False)
     if not ids:

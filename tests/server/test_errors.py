@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from serving.app import create_app
 from serving.settings import Settings
-from tests.server.conftest import Control, Running, byte_tokenizer, run_server, tiny_model
+from tests.server.conftest import Control, Running, Start, byte_tokenizer, run_server, tiny_model
 
 LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
 
@@ -131,6 +131,17 @@ def test_largest_body(server: Running) -> None:
     assert body["got"] == "4986 tokens"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [f'"{"k" * 500_000}": 1', f'"{"é" * 250_000}": 1', f'"max_new_tokens": {"9" * 4000}'],
+    ids=["name", "name beyond ASCII", "number"],
+)
+def test_an_answer_does_not_repeat_what_is_long(start: Start, fields: str) -> None:
+    answer = start().http.post("/generate", content=f'{{"prompt": "a", {fields}}}'.encode())
+    error(answer, 400, "invalid_argument")
+    assert len(answer.content) < 2000
+
+
 def test_default_body_limit_is_one_megabyte() -> None:
     assert Settings().max_body_bytes == 1_000_000
 
@@ -145,6 +156,13 @@ def test_invalid_session_id_in_path(server: Running, method: str, name: str) -> 
 @pytest.mark.parametrize("path", ["/", "/generate/", "/sessions", "/sessions/a/b", "/v1/models"])
 def test_unknown_route(server: Running, path: str) -> None:
     assert path in error(server.http.get(path), 404, "unknown_route")["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "BREW" * 1000])
+def test_long_unknown_route(server: Running, method: str) -> None:
+    for path in ("/" + "a" * 10_000, "/healthz", "/sessions/" + "a" * 10_000):
+        answer = server.http.request(method, path)
+        assert len(answer.content) < 2000, answer.status_code
 
 
 @pytest.mark.parametrize(
