@@ -1,5 +1,6 @@
 """The routes: HTTP on one side, turns and sessions on the other."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _GENERATE_DOCS: dict[str, Any] = {
         },
         **error_responses(
             _400="An argument is missing, unknown, of the wrong type or out of range.",
+            _408="The body did not come in time.",
             _409="Another turn of this session is in progress.",
             _413="The body is larger than the server takes.",
             _429="Every session that can be kept has a turn in progress.",
@@ -91,7 +93,7 @@ def build_router(service: Service) -> APIRouter:
         prompt is processed, whatever came before is in the session's state. A turn counts when it
         has ended. If you disconnect, or it fails, the session stays exactly as it was.
         """
-        asked = parse(await read_body(request, settings.max_body_bytes))
+        asked = parse(await read_body(request, settings.max_body_bytes, settings.body_timeout_s))
         engine.check_admission()
         prompt = await run_in_threadpool(tokenize, service, asked)
         text = TextStream(service.tokenizer, asked.stop)
@@ -158,11 +160,11 @@ def build_router(service: Service) -> APIRouter:
     return router
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The body, of any content type (`curl -d` declares a form), never more than `limit` bytes.
 
     Raises:
-        APIError: it is too large, or the client left while sending it.
+        APIError: it is too large, takes longer than `seconds`, or the client left while sending it.
     """
     too_large = APIError(
         413,
@@ -178,10 +180,23 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError as error:
+        expected, got = f"all of it within {seconds:g} s", f"{len(body)} bytes"
+        raise APIError(
+            408,
+            "body_timeout",
+            f"body: expected {expected}, got {got}; send a long text in several turns of one "
+            "session",
+            param="body",
+            expected=expected,
+            got=got,
+            headers={"Connection": "close"},  # or the rest could come for ever
+        ) from error
     except ClientDisconnect as error:
         raise APIError(499, "aborted", "the client left before its request was read") from error
     return bytes(body)

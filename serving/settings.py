@@ -41,6 +41,9 @@ class Settings(BaseSettings):
         4096, ge=64, description="Largest max_new_tokens of a request; no less than its default."
     )
     max_body_bytes: int = Field(1_000_000, ge=1, description="Bytes of one request body.")
+    body_timeout_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Seconds that a request body may take to come."
+    )
     prefill_piece: int = Field(
         512, ge=1, description="Prompt tokens between two looks at whether the client is gone."
     )

@@ -59,7 +59,7 @@ def test_every_operation_documents_its_errors(app: FastAPI) -> None:
         assert "default" in errors, name
         assert all(r["content"] == shape for r in errors.values()), name
     generate = operations(app)["POST /generate"]
-    assert generate["responses"].keys() >= {"200", "400", "409", "413", "429", "500", "503"}
+    assert generate["responses"].keys() >= {"200", "400", "408", "409", "413", "429", "500", "503"}
     assert generate["responses"]["200"]["content"].keys() == {
         *("application/json", "text/event-stream")
     }

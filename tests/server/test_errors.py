@@ -1,6 +1,9 @@
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -8,7 +11,15 @@ from transformers import PreTrainedTokenizerFast
 
 from serving.app import create_app
 from serving.settings import Settings
-from tests.server.conftest import Control, Running, Start, byte_tokenizer, run_server, tiny_model
+from tests.server.conftest import (
+    PATIENCE,
+    Control,
+    Running,
+    Start,
+    byte_tokenizer,
+    run_server,
+    tiny_model,
+)
 
 LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
 
@@ -180,6 +191,42 @@ def test_client_that_leaves_while_it_sends(server: Running) -> None:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
     assert server.generate("a", max_new_tokens=1).status_code == 200
     server.control.fed.clear()
+
+
+def receive(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    connection.settimeout(PATIENCE)
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 99", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("drips", [False, True])
+def test_client_that_sends_too_slowly(start: Start, length: str, drips: bool) -> None:
+    server = start(body_timeout_s=0.5)
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(f"POST /generate HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n".encode())
+        began = time.monotonic()
+        stop = threading.Event()
+
+        def drip() -> None:
+            with suppress(OSError):  # the server has closed the connection
+                while not stop.wait(0.05):
+                    connection.sendall(b" " if length.startswith("Content") else b"1\r\n \r\n")
+
+        thread = threading.Thread(target=drip)
+        if drips:
+            thread.start()
+        try:
+            head, _, body = receive(connection).partition(b"\r\n\r\n")
+        finally:
+            stop.set()
+            if drips:
+                thread.join()
+        assert 0.4 < time.monotonic() - began < PATIENCE / 2
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "body_timeout"
+    assert json.loads(body)["error"]["expected"] == "all of it within 0.5 s"
+    assert server.generate("a", max_new_tokens=1).status_code == 200
 
 
 def test_bug_in_a_route(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
