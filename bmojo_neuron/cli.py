@@ -49,13 +49,14 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 64,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 always takes the likeliest token.")
+        float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
     ] = 0.0,
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest that make up this.")
     ] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Makes sampling repeatable; drawn if not given.")
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Makes sampling repeatable; drawn if not given."),
     ] = None,
     stream: Annotated[
         bool, typer.Option(help="Print text as it comes, not all of it at the end.")
@@ -64,11 +65,15 @@ def generate(
     """Continue a text; prints the continuation alone."""
     if not prompt:
         _fail("--prompt: expected a text, got none", code=2)
-    if temperature > 0 and top_p == 0:
-        _fail("--top-p: expected a number above 0 and up to 1, got 0.0", code=2)
+    # No range of typer has an open end, and in older ones NaN passes.
+    if not 0 <= temperature <= 2:
+        _fail(f"--temperature: expected a number from 0 to 2, got {temperature}", code=2)
+    if not 0 < top_p <= 1:
+        _fail(f"--top-p: expected a number above 0 and up to 1, got {top_p}", code=2)
     with _one_line_errors():
         network, tokenizer = _load(model)
-    from transformers import TextStreamer, set_seed
+    import torch
+    from transformers import TextStreamer
 
     how: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
@@ -76,7 +81,7 @@ def generate(
     if stream:
         how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     if seed is not None:
-        set_seed(seed)
+        torch.manual_seed(seed)
     inputs = tokenizer(prompt, return_tensors="pt")
     tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, **how)
     if not stream:

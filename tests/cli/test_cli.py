@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM, __version__
 from bmojo_neuron.cli import app
 from bmojo_neuron.training.recipe import RECIPES, Recipe
+from serving.schemas import GenerateRequest
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +53,27 @@ def test_a_bad_argument_is_named_and_exits_with_2(arguments: list[str], named: s
     assert result.exit_code == 2
     assert named in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("seed", "-1"), ("seed", str(2**63))),
+        *(("temperature", "-0.1"), ("temperature", "2.1")),
+        *(("temperature", "inf"), ("temperature", "nan")),
+        *(("top-p", "0"), ("top-p", "1.1"), ("top-p", "nan")),
+    ],
+)
+@pytest.mark.parametrize("sampling", [[], ["--temperature", "1"]])
+def test_sampling_has_the_limits_of_the_server(
+    option: str, value: str, sampling: list[str]
+) -> None:
+    result = bmojo("generate", "--prompt", "x", *sampling, f"--{option}", value)
+    assert result.exit_code == 2
+    assert f"--{option}" in result.stderr
+    field, number = option.replace("-", "_"), int(value) if option == "seed" else float(value)
+    with pytest.raises(ValidationError, match=field):
+        GenerateRequest.model_validate({"prompt": "x", field: number})
 
 
 def test_serve_without_its_extra_says_what_brings_it() -> None:
@@ -172,6 +195,15 @@ def test_a_seed_makes_sampling_repeatable(tiny_model: Path) -> None:
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
+
+
+def test_the_largest_values_of_sampling(tiny_model: Path) -> None:
+    largest = {"temperature": 2.0, "top_p": 1.0, "seed": 2**63 - 1}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in largest.items()]
+    prompt = ("--prompt", "a", "--max-new-tokens", "2")
+    result = bmojo("generate", "--model", str(tiny_model), *prompt, *options)
+    assert result.exit_code == 0, result.stderr
+    GenerateRequest.model_validate({"prompt": "a", **largest})
 
 
 def test_the_documented_help_is_fresh(tmp_path: Path) -> None:
