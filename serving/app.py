@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -81,13 +82,14 @@ def create_app(
         finally:
             await run_in_threadpool(engine.stop)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="bmojo-neuron",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
     app.state.service = Service(settings, tokenizer, engine, store)
     app.include_router(build_router(app.state.service))

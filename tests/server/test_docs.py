@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -34,6 +35,21 @@ def test_page(start: Start) -> None:
     page = start().http.get("/docs")
     assert page.status_code == 200
     assert "bmojo-neuron" in page.text
+
+
+def test_page_needs_no_other_host(start: Start) -> None:
+    http = start().http
+    page = http.get("/docs").text
+    assert "//" not in re.sub(r"<!--.*?-->", "", page)
+    assert '"validatorUrl": null' in page, "Swagger UI would send the schema to its validator"
+    parts = re.findall(r"(?:src|href)=\"(.*?)\"|\burl: '(.*?)'", page)
+    paths = {path for part in parts for path in part if path}
+    assert "/openapi.json" in paths
+    assert len(paths) >= 3
+    for path in paths:
+        answer = http.get(path)
+        assert answer.status_code == 200, path
+        assert answer.content, path
 
 
 def test_every_field_is_explained(app: FastAPI) -> None:
