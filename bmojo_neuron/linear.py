@@ -7,12 +7,15 @@ back. What was measured is in docs/decisions/0004-linear-weight-layout.md.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library, register_fake
 
 ROWS = 32  # rows that oneDNN lays a weight out for; this hint is fast at 1 to 512 rows alike
 MIN_ELEMENTS = 1 << 18  # below, oneDNN's cost per call (20 us) outweighs what its layout saves
@@ -73,6 +76,7 @@ class PackedLinear(nn.Linear):
     """
 
     _packed: Tensor
+    _handle: Tensor
     _trainable: bool
 
     @staticmethod
@@ -86,6 +90,7 @@ class PackedLinear(nn.Linear):
         linear.__class__ = PackedLinear
         self = cast(PackedLinear, linear)
         self._packed, self._trainable = packed, trainable
+        self._handle = _register(packed)
         if not shared:
             self.register_parameter("weight", None)
 
@@ -93,7 +98,7 @@ class PackedLinear(nn.Linear):
         """Turn back into a plain `nn.Linear`, in place; returns itself."""
         if self._parameters["weight"] is None:
             self.weight = nn.Parameter(self._packed.to_dense(), self._trainable)
-        del self._packed, self._trainable
+        del self._packed, self._handle, self._trainable
         linear = cast(nn.Linear, self)
         linear.__class__ = nn.Linear
         return linear
@@ -115,8 +120,8 @@ class PackedLinear(nn.Linear):
                 "input: expected float32 on cpu, as this layer's packed weight is, got "
                 f"{input.dtype} on {input.device}; or call bmojo_neuron.linear.unpack(model) first"
             )
-        linear = torch.ops.mkldnn._linear_pointwise
-        return cast(Tensor, linear(input, self._packed, self.bias, "none", [], ""))
+        y: Tensor = _packed_linear(input, self._handle, self.bias, self.out_features)
+        return y
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; training unpacks."""
@@ -136,11 +141,40 @@ class PackedLinear(nn.Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def __getstate__(self) -> dict[str, Any]:  # copy and pickle cannot handle oneDNN's tensors
-        return {**self.__dict__, "_packed": self._packed.to_dense()}
+        return {**self.__dict__, "_packed": self._packed.to_dense(), "_handle": None}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        plain = {**state, "_packed": _reorder(state["_packed"])}
+        packed = _reorder(state["_packed"])
+        plain = {**state, "_packed": packed, "_handle": _register(packed)}
         super().__setstate__(plain)  # type: ignore[no-untyped-call]
+
+
+# A compiler cannot trace oneDNN's opaque tensors. So the product is an op of our own, which finds
+# its weight by a number; the number is a tensor, so that layers of one shape share compiled code.
+_weights: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def _register(packed: Tensor) -> Tensor:
+    number = next(_numbers)
+    _weights[number] = packed
+    return torch.tensor(number)
+
+
+def _product(x: Tensor, handle: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    weight = _weights[int(handle)]
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+
+
+def _shape(x: Tensor, handle: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
+
+
+_library = Library("bmojo", "DEF")
+_library.define("packed_linear(Tensor x, Tensor handle, Tensor? bias, int out_features) -> Tensor")
+_library.impl("packed_linear", _product, "CPU")
+register_fake("bmojo::packed_linear", _shape, lib=_library)
+_packed_linear = torch.ops.bmojo.packed_linear.default
 
 
 def _fits(x: Tensor) -> bool:

@@ -97,6 +97,12 @@ class Block(nn.Module):
         return h, new
 
 
+def run_block(block: Block, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+    """One block of any program; `bmojo_neuron.compiled` puts its own in this place."""
+    y: tuple[Tensor, State] = block(h, call, state)
+    return y
+
+
 class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
     """The language model: embedding, blocks, norm, head; with a session's state as its cache.
 
@@ -115,6 +121,7 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
     def __init__(self, config: BMojoConfig, backend: str = "torch") -> None:
         super().__init__(config)
         self.ops = load_ops(backend)
+        self.run_block = run_block
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = Rotary(config)
         self.layers = nn.ModuleList(Block(config, self.ops, kind) for kind in config.layer_types)
@@ -222,10 +229,10 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
         behind = torch.full((1, 1), 2 * self.config.window, dtype=torch.int32, device=h.device)
         call.behind = self.rotary(behind, h.dtype)
         new: State = {}
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self._blocks()):
             prefix = f"layers.{i}."
-            names = self._part_names[i] if state else ()
-            h, parts = block(h, call, {name: state[prefix + name] for name in names})
+            local = {name: state[prefix + name] for name in (self._part_names[i] if state else ())}
+            h, parts = self.run_block(block, h, call, local)
             new |= {prefix + name: part for name, part in parts.items()}
         return h, new
 

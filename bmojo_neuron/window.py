@@ -173,18 +173,27 @@ class StepCall(Call):
         size = ring.shape[-2]
         if size not in self._slots:
             self._slots[size] = self.position.remainder(size).long()  # (B, T)
-        extra = [1] * (ring.dim() - 3)
+        extra = [1] * (ring.dim() - 3)  # the axis of heads, where there is one
         slot = self._slots[size].view(ring.shape[0], *extra, -1, 1).expand_as(new)
         new = new.to(ring.dtype)
         if self.valid is not None:
             valid = self.valid.view(ring.shape[0], *extra, -1, 1)
             new = torch.where(valid, new, ring.gather(-2, slot))
-        return ring.scatter_(-2, slot, new) if self.in_place else ring.scatter(-2, slot, new)
+        if not self.in_place:
+            return ring.scatter(-2, slot, new)
+        # Not scatter_: a compiler would copy the whole ring for it.
+        row = torch.arange(ring.shape[0], device=ring.device).unsqueeze(1)
+        if extra:
+            ring[row, :, self._slots[size]] = new.transpose(1, 2)  # (B, T, Hk, D)
+        else:
+            ring[row, self._slots[size]] = new
+        return ring
 
     def tail(self, extended: Tensor, size: int) -> Tensor:
         """The `size` rows of (B, size+T, E) that end at each session's last valid token."""
         if self.n_valid is None:
-            return extended[:, extended.shape[1] - size :].clone()
+            tail = extended[:, extended.shape[1] - size :]
+            return tail.clone(memory_format=torch.contiguous_format)
         index = torch.arange(size, dtype=torch.int32, device=extended.device)
         index = (self.n_valid.unsqueeze(1) + index).long()
         return extended.gather(1, index.unsqueeze(2).expand(-1, -1, extended.shape[2]))

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bmojo_neuron import BMojoForCausalLM, __version__
+from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
 from serving.engine import Engine
 from serving.errors import add_error_handlers
@@ -63,6 +64,9 @@ def create_app(
             f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got "
             f"{len(tokenizer)}; load both from one directory"
         )
+    if settings.compile_steps:
+        logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
+        compile_steps(model)
     eos = model.config.eos_token_id
     store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
     engine = Engine(

@@ -47,3 +47,6 @@ class Settings(BaseSettings):
     prefill_piece: int = Field(
         512, ge=1, description="Prompt tokens between two looks at whether the client is gone."
     )
+    compile_steps: bool = Field(
+        False, description="Compile the model's steps to machine code before the first request."
+    )
