@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,6 +58,11 @@ class Training:
         FileNotFoundError: the training text is not there.
     """
 
+    step: int
+    steps: list[Stage]  # the plan: the stage of each step
+    taken: list[int]  # the plan's steps by stage
+    answer: float | None  # moving average of the answers' loss in this stage
+
     def __init__(self, recipe: Recipe, out: Path, resume: bool = True) -> None:
         self.recipe, self.out = recipe, out
         out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +72,26 @@ class Training:
         )
         self.source = DialogueSource(self.tokenizer, corpus.train)
         self.heldout = DialogueSource(self.tokenizer, corpus.heldout)
-        torch.manual_seed(recipe.seed)
+        self.seconds, self.attempt = 0.0, 0
+        self._begin()
+        self.log, self.record = out / "log.jsonl", out / "training.json"
+        self._slot = SLOTS[1]  # of the last checkpoint
+        if self.record.is_file():
+            position = json.loads(self.record.read_text())
+            self._slot = position["checkpoint"]
+            if resume:
+                self.step, self.seconds = position["step"], position["seconds"]
+                self.answer, self.taken = position["answer"], position["taken"]
+                self.attempt = position["attempt"]
+                pairs = zip(recipe.stages, self.taken, strict=True)
+                self.steps = [stage for stage, taken in pairs for _ in range(taken)]
+                self._load(out / self._slot)
+        self._cut_log()
+
+    def _begin(self) -> None:
+        """Model, optimiser and plan as they stand before the first step of this attempt."""
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed + self.attempt)
         config = BMojoConfig(
             vocab_size=len(self.tokenizer),
             bos_token_id=self.tokenizer.bos_token_id,
@@ -76,31 +101,18 @@ class Training:
         )
         self.model = BMojoForCausalLM(config)
         self.optimizer = _optimizer(self.model, recipe)
-        self.steps = [stage for stage in recipe.stages for _ in range(stage.steps)]  # the plan
-        self.taken = [stage.steps for stage in recipe.stages]  # its steps by stage
-        self.step, self.seconds = 0, 0.0
-        self.answer: float | None = None  # moving average of the answers' loss in this stage
-        self.log, self.record = out / "log.jsonl", out / "training.json"
-        self._slot = SLOTS[1]  # of the last checkpoint
-        if self.record.is_file():
-            position = json.loads(self.record.read_text())
-            self._slot = position["checkpoint"]
-            if resume:
-                self.step, self.seconds = position["step"], position["seconds"]
-                self.answer, self.taken = position["answer"], position["taken"]
-                pairs = zip(recipe.stages, self.taken, strict=True)
-                self.steps = [stage for stage, taken in pairs for _ in range(taken)]
-                self._load(out / self._slot)
-        self._cut_log()
+        self.steps = [stage for stage in recipe.stages for _ in range(stage.steps)]
+        self.taken = [stage.steps for stage in recipe.stages]
+        self.step = 0
+        self.answer = None
 
     def run(self, max_minutes: float | None = None) -> BMojoForCausalLM:
         """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
         started = saved = time.monotonic()
         earlier = self.seconds
-        sizes = [stage.batch * stage.length for stage in self.steps]
         with tqdm(
-            total=sum(sizes),
-            initial=sum(sizes[: self.step]),
+            total=self._tokens(),
+            initial=self._tokens(self.step),
             unit="tok",
             unit_scale=True,
             smoothing=0.05,
@@ -110,8 +122,14 @@ class Training:
                 stage = self.steps[self.step]
                 report = self._train_step(stage)
                 self.step += 1
-                self._end_stage_early(stage, report["answer"])
-                bar.total = sum(s.batch * s.length for s in self.steps)
+                if self._judge(stage, report["answer"]) == "failed":
+                    bar.write(f"answers not learnt from seed {self.recipe.seed + self.attempt}")
+                    self.attempt += 1
+                    self._begin()
+                    bar.reset(self._tokens())
+                    self._cut_log()
+                    continue
+                bar.total = self._tokens()
                 now = time.monotonic()
                 self.seconds = earlier + now - started
                 bar.set_postfix(report, refresh=False)
@@ -129,20 +147,27 @@ class Training:
         self.model.train(False)
         return self.model
 
-    def _end_stage_early(self, stage: Stage, answer: float) -> None:
-        """Average the answers' loss over the stage; once it is low enough, drop what is left of
-        it.
-        """
-        if self.step < len(self.steps) and self.steps[self.step] is not stage:
-            self.answer = None  # the next stage asks something else
-            return
+    def _tokens(self, steps: int | None = None) -> int:
+        """Tokens of the first `steps` of the plan (default: of all)."""
+        return sum(stage.batch * stage.length for stage in self.steps[:steps])
+
+    def _judge(self, stage: Stage, answer: float) -> Literal["open", "learnt", "failed"]:
+        """Average the answers' loss over the stage, and end the stage where it is learnt."""
         before = answer if self.answer is None else self.answer
         self.answer = before + (answer - before) / AVERAGED
-        if stage.until is not None and self.answer < stage.until:
+        over = self.step == len(self.steps) or self.steps[self.step] is not stage
+        learnt = stage.until is not None and self.answer < stage.until
+        if learnt and not over:
             i = self.recipe.stages.index(stage)
             self.taken[i] = self.step - sum(self.taken[:i])
             rest = [s for s in self.steps[self.step :] if s is not stage]
-            self.steps, self.answer = self.steps[: self.step] + rest, None
+            self.steps = self.steps[: self.step] + rest
+        if learnt or over:
+            self.answer = None  # the next stage asks something else
+        if learnt:
+            return "learnt"
+        more = self.attempt + 1 < self.recipe.attempts
+        return "failed" if over and stage.until is not None and more else "open"
 
     def batch(self, stage: Stage, rng: np.random.Generator) -> Batch:
         """Dialogues of this stage, and among them sequences of text alone."""
@@ -168,7 +193,7 @@ class Training:
 
     def _train_step(self, stage: Stage) -> dict[str, float]:
         recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, self.step])
+        rng = np.random.default_rng([recipe.seed + self.attempt, self.step])
         batch = self.batch(stage, rng)
         self.model.train()
         h, innovation = self.model.full(batch.tokens)
@@ -218,6 +243,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "checkpoint": slot,
+            "attempt": self.attempt,
             "answer": self.answer,
             "taken": self.taken,
         }

@@ -24,6 +24,9 @@ class Stage:
         text_weight: weight of the mean loss of all other tokens against that of the answers. Names
             and values of notes cannot be foreseen, so most of that loss is noise as long as a
             sequence is mostly notes.
+        until: what the answers' loss, averaged over some AVERAGED steps, has to reach here. The
+            stage ends as soon as it does; if it never does, the run starts again with another seed.
+            Whether reading emerges at all is a matter of luck, and all that follows needs it.
     """
 
     tokens: int
@@ -55,6 +58,8 @@ class Recipe:
         text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at
             each step. The head is a third of the work of a model this small, and answers are what
             is scarce.
+        attempts: how many seeds are tried, from `seed` on, until a stage reaches its `until`; the
+            last goes on regardless.
     """
 
     model: dict[str, Any]
@@ -66,6 +71,7 @@ class Recipe:
     clip: float = 1.0
     text_loss_share: float = 0.15
     seed: int = 20240706
+    attempts: int = 12
     evaluate_every: int = 400
     distances: tuple[int, ...] = field(default=(32, 128, 256, 512, 1024))
 
@@ -83,7 +89,7 @@ RECIPES = {
             "initializer_range": 0.06,
         },
         stages=(
-            Stage(8_192_000, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
+            Stage(2_662_400, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
             Stage(1_228_800, 128, 16, (4, 8), (0.0, 0.4), text_weight=0.1),
             Stage(2_457_600, 256, 16, (6, 16), (0.2, 0.7), text_weight=0.2),
             Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),

@@ -94,6 +94,7 @@ def release(training: Training, name: str) -> dict[str, Any]:
         "parameters": model.num_parameters(),
         "tokens": sum(stage.batch * stage.length for stage in training.steps),
         "steps": len(training.steps),
+        "seed": recipe.seed + training.attempt,
         "seconds": round(training.seconds),
         "versions": {
             "bmojo-neuron": __version__,
@@ -127,7 +128,7 @@ def model_card(report: dict[str, Any], config: Any) -> str:
         hours=report["seconds"] / 3600,
         tokens=report["tokens"],
         steps=report["steps"],
-        seed=recipe["seed"],
+        seed=report["seed"],
         books=", ".join(sorted(HELDOUT_BOOKS)),
         stages=_table(
             ["tokens", "sequence", "batch", "notes", "filler", "least distance"],

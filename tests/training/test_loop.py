@@ -167,18 +167,37 @@ def test_a_stage_ends_when_its_answers_are_learnt(tiny: Trainer, tmp_path: Path)
     cut.run()
     assert_equal(cut, whole)
 
-    unmet = Trainer(replace(recipe, stages=(replace(first, until=0.0), second))).start(tmp_path)
-    unmet.run()
-    assert unmet.taken == [first.steps, second.steps]
+
+def test_a_run_that_does_not_learn_starts_again_with_another_seed(
+    tiny: Trainer, tmp_path: Path
+) -> None:
+    first, second = tiny.recipe.stages
+    stages = (replace(first, until=0.0), second)  # out of reach
+    run = Trainer(replace(tiny.recipe, stages=stages, attempts=3)).start(tmp_path / "tried")
+    run.run()
+    assert run.attempt == 2
+    assert run.taken == [first.steps, second.steps]  # the last attempt goes on regardless
+    assert [row["step"] for row in log_of(run.out)] == list(range(1, len(run.steps) + 1))
+
+    recipe = replace(tiny.recipe, seed=tiny.recipe.seed + 2)
+    other = Trainer(recipe).start(tmp_path / "third seed")
+    other.run()
+    assert_equal(run, other)
+
+    cut = Trainer(run.recipe).start(tmp_path / "cut")
+    while cut.attempt < 1:
+        cut = Trainer(run.recipe).start(cut.out)
+        cut.run(max_minutes=0)
+    cut = Trainer(run.recipe).start(cut.out)  # a resumed run knows its attempt
+    assert cut.attempt == 1
+    cut.run()
+    assert_equal(cut, run)
 
 
 def test_a_resumed_run_averages_on(tiny: Trainer, tmp_path: Path) -> None:
-    whole, cut = tiny.start(tmp_path / "whole"), tiny.start(tmp_path / "cut")
-    whole.run()
-    cut.run(max_minutes=0)
-    tiny.start(cut.out).run()
-    last = [json.loads((run.out / "training.json").read_text()) for run in (whole, cut)]
-    assert last[0]["answer"] == last[1]["answer"] is not None
+    first = tiny.start(tmp_path)
+    first.run(max_minutes=0)
+    assert tiny.start(tmp_path).answer == first.answer is not None
 
 
 def test_a_checkpoint_is_a_model(unbroken: Training) -> None:
