@@ -108,7 +108,6 @@ def _compile_now(model: BMojoForCausalLM, rows: int, lengths: tuple[int, ...]) -
     except (InvalidCxxCompiler, BackendCompilerFailed) as error:
         model.run_block = run_block
         raise RuntimeError(
-            "compile: expected a C++ compiler on PATH (or named by CXX) and Python's headers, got: "
-            f"{' '.join(str(error).split())[:200]}; install them (Debian: g++ and python3-dev) or "
-            "do not compile"
+            "expected a C++ compiler on PATH (or named by CXX) and Python's headers, got: "
+            f"{' '.join(str(error).split())[:200]}; install them (Debian: g++ and python3-dev)"
         ) from error

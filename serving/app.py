@@ -51,8 +51,8 @@ def create_app(
         tokenizer: of that model.
 
     Raises:
-        OSError, ValueError: no model can be loaded from the path, or model and tokenizer do not
-            belong together.
+        OSError, ValueError: no model can be loaded from the path, model and tokenizer do not belong
+            together, or steps are to be compiled and cannot be.
     """
     if (model is None) != (tokenizer is None):
         raise ValueError("model, tokenizer: expected both or neither, got one of them")
@@ -66,7 +66,10 @@ def create_app(
         )
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
-        compile_steps(model)
+        try:
+            compile_steps(model)
+        except RuntimeError as error:
+            raise ValueError(f"compile_steps: {error}; or leave it unset") from error
     eos = model.config.eos_token_id
     store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
     engine = Engine(
