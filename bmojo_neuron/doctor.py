@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import platform
 import shutil
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,12 @@ def diagnose(
             Check("python", True, platform.python_version()),
             *(check_import(name) for name in REQUIRED),
         ),
-        backends=(check_torch_cpu(), check_cuda(), check_neuron(device_root)),
+        backends=(
+            check_torch_cpu(),
+            check_compiler(),
+            check_cuda(),
+            check_neuron(device_root),
+        ),
         model=check_model(embedded),
         clashes=tuple(check_owner(name, shipped_by.get(name, ())) for name in OUR_PACKAGES),
     )
@@ -102,6 +108,23 @@ def check_torch_cpu() -> Check:
     return Check(
         "torch (cpu)", True, f"{importlib.import_module('torch').get_num_threads()} threads"
     )
+
+
+def check_compiler(include: Path | None = None) -> Check:
+    """What compiled steps need on a CPU: a C++ compiler and Python's headers."""
+    name = "compiled steps (cpu)"
+    torch = check_import("torch")
+    if not torch.ok:
+        return Check(name, False, torch.detail)
+    include = Path(sysconfig.get_path("include")) if include is None else include
+    missing, compiler = [], ""
+    try:
+        compiler = importlib.import_module("torch._inductor.cpp_builder").get_cpp_compiler()
+    except RuntimeError:
+        missing.append("no C++ compiler on PATH (Debian: g++)")
+    if not (include / "Python.h").is_file():
+        missing.append(f"Python's headers are not in {include} (Debian: python3-dev)")
+    return Check(name, not missing, "; ".join(missing) or compiler)
 
 
 def check_cuda() -> Check:

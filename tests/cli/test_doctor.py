@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch._inductor import config as inductor
 
 from bmojo_neuron.doctor import (
     OUR_PACKAGES,
     Check,
     Report,
+    check_compiler,
     check_import,
     check_model,
     check_neuron,
@@ -131,6 +133,17 @@ def test_neuron_complete(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = check_neuron(site)
     assert check.ok
     assert check.detail.endswith("2 device(s)")
+
+
+def test_compiled_steps_need_a_compiler_and_headers(tmp_path: Path) -> None:
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        check = check_compiler(include=tmp_path)
+    assert not check.ok
+    assert "g++" in check.detail
+    assert "python3-dev" in check.detail
+    (tmp_path / "Python.h").touch()
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert "python3-dev" not in check_compiler(include=tmp_path).detail
 
 
 def test_a_clash_names_both_owners() -> None:
