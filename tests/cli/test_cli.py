@@ -133,6 +133,7 @@ def test_doctor_prints_json() -> None:
     assert result.exit_code == (0 if report["usable"] else 1)
     assert [check["name"] for check in report["backends"]] == [
         "torch (cpu)",
+        "compiled steps (cpu)",
         "triton (cuda)",
         "nki (neuron)",
     ]
