@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 
+_flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+FEWEST_TILED = 8  # queries; with fewer, tiles gain nothing
+
+
 class Memory(NamedTuple):
     """What one memory offers to the queries.
 
@@ -34,10 +40,26 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
     """softmax over all memories jointly of (q k^T + bias), then the weighted sum of their values.
 
     Every query must see at least one key in some memory. Query head h uses key/value head h // r.
+    Several queries without gradient on a CPU run in tiles (`tiled`), all else as it is defined.
 
     Returns:
         (B, H, T, D) in q's dtype.
     """
+    q = memories[0].q
+    if (
+        q.shape[2] < FEWEST_TILED
+        or q.device.type != "cpu"
+        or q.dtype == torch.float64  # the truth that others are held against
+        or torch.compiler.is_exporting()
+        or (torch.is_grad_enabled() and any(x.requires_grad for m in memories for x in m[:3]))
+    ):
+        return defined(memories)
+    out: Tensor = tiled(*(list(x) for x in zip(*memories, strict=True)))
+    return out
+
+
+def defined(memories: Sequence[Memory]) -> Tensor:
+    """The op as it is defined, with all logits (B, H, T, S of all memories) side by side."""
     rows, heads, length, width = memories[0].q.shape
     logits = []
     for m in memories:
@@ -56,3 +78,44 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
     ]
     out: Tensor = functools.reduce(torch.add, parts)
     return out.view(rows, heads, length, width)
+
+
+@torch.library.custom_op("bmojo::tiled_attention", mutates_args=())
+def tiled(
+    q: list[Tensor],
+    k: list[Tensor],
+    v: list[Tensor],
+    visible: list[Tensor],
+    bias: list[Tensor | None],
+) -> Tensor:
+    """The same on a CPU without the logits in memory: each memory's softmax by itself, in tiles
+    (flash attention; Dao et al. 2022), then the mean of these, weighted by their sums of exponents.
+
+    An op of its own: a compiler would lay masks out in full for each head.
+    """
+    rows, heads, length, width = q[0].shape
+    outs, sums = [], []
+    for m in map(Memory._make, zip(q, k, v, visible, bias, strict=True)):
+        mask = torch.where(m.visible, 0.0, float("-inf")).to(m.q.dtype)  # (B, 1, T, S)
+        if m.bias is not None:
+            mask = mask + m.bias.unsqueeze(2)  # (B, H, T, S)
+        kv_heads, size = m.k.shape[1:3]
+        mask = mask.expand(-1, heads, -1, -1)
+        if kv_heads != heads:
+            mask = mask.reshape(rows, kv_heads, -1, size)  # (B, Hk, r*T, S)
+        grouped = m.q.reshape(rows, kv_heads, -1, width)
+        out, log_sum = _flash(grouped, m.k, m.v, attn_mask=mask, scale=1.0)
+        unseen = ~m.visible.any(-1)  # (B, 1, T)
+        outs.append(out.reshape(rows, heads, length, width))
+        sums.append(log_sum.reshape(rows, heads, length).masked_fill(unseen, float("-inf")))
+    shares = torch.stack(sums).softmax(0).to(outs[0].dtype)  # (memories, B, H, T)
+    parts = [out * share.unsqueeze(-1) for out, share in zip(outs, shares, strict=True)]
+    return functools.reduce(torch.add, parts)
+
+
+@tiled.register_fake
+def _(q: list[Tensor], *_: object) -> Tensor:
+    return torch.empty_like(q[0], memory_format=torch.contiguous_format)
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
