@@ -89,7 +89,8 @@ RECIPES = {
             "initializer_range": 0.06,
         },
         stages=(
-            Stage(2_662_400, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
+            Stage(2_048_000, 64, 32, (2, 4), (0.0, 0.2), pool=16, text_weight=0.1, until=0.3),
+            Stage(1_024_000, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
             Stage(1_228_800, 128, 16, (4, 8), (0.0, 0.4), text_weight=0.1),
             Stage(2_457_600, 256, 16, (6, 16), (0.2, 0.7), text_weight=0.2),
             Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),
