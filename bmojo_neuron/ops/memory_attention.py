@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 
 
-_flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-
 FEWEST_TILED = 8  # queries; with fewer, tiles gain nothing
 
 
@@ -51,11 +48,15 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
         or q.device.type != "cpu"
         or q.dtype == torch.float64  # the truth that others are held against
         or torch.compiler.is_exporting()
-        or (torch.is_grad_enabled() and any(x.requires_grad for m in memories for x in m[:3]))
+        or (torch.is_grad_enabled() and any(_asks_gradient(m) for m in memories))
     ):
         return defined(memories)
     out: Tensor = tiled(*(list(x) for x in zip(*memories, strict=True)))
     return out
+
+
+def _asks_gradient(memory: Memory) -> bool:
+    return any(x is not None and x.requires_grad for x in memory)
 
 
 def defined(memories: Sequence[Memory]) -> Tensor:
@@ -110,7 +111,8 @@ def tiled(
         sums.append(log_sum.reshape(rows, heads, length).masked_fill(unseen, float("-inf")))
     shares = torch.stack(sums).softmax(0).to(outs[0].dtype)  # (memories, B, H, T)
     parts = [out * share.unsqueeze(-1) for out, share in zip(outs, shares, strict=True)]
-    return functools.reduce(torch.add, parts)
+    joint: Tensor = functools.reduce(torch.add, parts)
+    return joint
 
 
 @tiled.register_fake

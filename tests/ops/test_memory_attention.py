@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bmojo_neuron.ops.memory_attention import Memory
+from bmojo_neuron.ops.memory_attention import FEWEST_TILED, Memory, defined, tiled
 
 
 def one_by_one(memories):
@@ -39,7 +39,7 @@ def memory(kv_heads, length, size, *, bias, seed):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("length", [1, 5, FEWEST_TILED + 1])
 def test_one_softmax_over_all_memories(op, kv_heads, length):
     memories = [
         memory(kv_heads, length, 7, bias=False, seed=0),
@@ -49,13 +49,45 @@ def test_one_softmax_over_all_memories(op, kv_heads, length):
     torch.testing.assert_close(op(memories).double(), one_by_one(memories), atol=1e-5, rtol=1e-5)
 
 
-def test_a_memory_that_shows_nothing_changes_nothing(op):
-    seen, unseen = memory(2, 5, 7, bias=False, seed=0), memory(2, 5, 9, bias=True, seed=1)
+@pytest.mark.parametrize("length", [5, FEWEST_TILED])
+def test_a_memory_that_shows_nothing_changes_nothing(op, length):
+    seen, unseen = memory(2, length, 7, bias=False, seed=0), memory(2, length, 9, bias=True, seed=1)
     unseen = unseen._replace(visible=torch.zeros_like(unseen.visible))
     torch.testing.assert_close(op([seen, unseen]), op([seen]))
 
 
-def test_large_logits_do_not_overflow(op):
-    m = memory(2, 5, 7, bias=False, seed=0)
+@pytest.mark.parametrize("length", [5, FEWEST_TILED])
+def test_large_logits_do_not_overflow(op, length):
+    m = memory(2, length, 7, bias=False, seed=0)
     m = m._replace(q=m.q * 1e4)
-    assert torch.isfinite(op([m])).all()
+    assert torch.isfinite(op([m, m._replace(q=-m.q)])).all()
+
+
+def cast(memories, dtype):
+    return [
+        Memory(*(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in m))
+        for m in memories
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_tiles_are_as_near_to_the_truth_as_the_definition(dtype, kv_heads):
+    sizes = [(300, False), (70, False), (64, True)]
+    memories = [memory(kv_heads, 33, s, bias=b, seed=i) for i, (s, b) in enumerate(sizes)]
+    memories = cast(memories, dtype)
+    truth = defined(cast(memories, torch.float64))
+    error, allowed = (
+        (y - truth).abs()
+        for y in (tiled(*(list(x) for x in zip(*memories, strict=True))), defined(memories))
+    )
+    assert error.max() <= 2 * allowed.max()
+    assert error.square().mean() <= (1.5 * 1.5) * allowed.square().mean()
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v", "bias"])
+def test_no_gradient_is_lost(op, part):
+    m = memory(2, FEWEST_TILED, 7, bias=True, seed=0)
+    asked = getattr(m, part).requires_grad_(True)
+    op([m]).square().sum().backward()
+    assert asked.grad.abs().sum() > 0
