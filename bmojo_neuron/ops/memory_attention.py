@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 FEWEST_TILED = 8  # queries; with fewer, tiles gain nothing
 
 
