@@ -207,18 +207,21 @@ class Training:
         innovation = self.model.config.innovation_loss_weight * innovation.mean()
         (stage.text_weight * text + answer + innovation).backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr()
+            group["lr"] = self._lr(stage)
         for parameters in _clip_groups(self.model):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"text": round(text.item(), 3), "answer": round(answer.item(), 3)}
 
-    def _lr(self) -> float:
+    def _lr(self, stage: Stage) -> float:
         recipe = self.recipe
+        if stage.lr is not None:
+            return stage.lr
         if self.step < recipe.warmup:
             return recipe.peak_lr * (self.step + 1) / recipe.warmup
-        progress = (self.step - recipe.warmup) / max(1, len(self.steps) - recipe.warmup)
+        falling = sum(stage.lr is None for stage in self.steps) - recipe.warmup
+        progress = (self.step - recipe.warmup) / max(1, falling)
         return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _evaluate(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ class Stage:
         until: what the answers' loss, averaged over some AVERAGED steps, has to reach here. The
             stage ends as soon as it does; if it never does, the run starts again with another seed.
             Whether reading emerges at all is a matter of luck, and all that follows needs it.
+        lr: a constant learning rate for a stage behind the cosine; None: what the cosine says.
     """
 
     tokens: int
@@ -39,6 +40,7 @@ class Stage:
     text: float = 0.0
     text_weight: float = 1.0
     until: float | None = None
+    lr: float | None = None
 
     @property
     def steps(self) -> int:
@@ -54,7 +56,8 @@ class Recipe:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
-            to a tenth at the end of the plan (which a stage that ends early makes shorter).
+            to a tenth at the end of the stages that have no rate of their own (a stage that ends
+            early makes this shorter).
         text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at
             each step. The head is a third of the work of a model this small, and answers are what
             is scarce.
@@ -96,6 +99,7 @@ RECIPES = {
             Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),
             Stage(4_096_000, 1024, 4, (8, 24), (0.5, 0.93), 64, text=0.05, text_weight=0.5),
             Stage(2_048_000, 1536, 3, (4, 24), (0.6, 0.95), 64, text=0.1, text_weight=0.7),
+            Stage(921_600, 3072, 2, (8, 32), (0.8, 0.97), 64, text_weight=0.3, lr=1e-3),
         ),
     ),
 }

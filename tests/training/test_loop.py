@@ -215,3 +215,17 @@ def test_the_default_recipe_grows_in_distance() -> None:
     assert [stage.length for stage in stages] == sorted(stage.length for stage in stages)
     assert stages[-1].length >= 1024
     assert all(stage.tokens % (stage.batch * stage.length) == 0 for stage in stages[:3])
+
+
+def test_a_stage_with_a_rate_of_its_own_stands_outside_the_cosine(
+    tiny: Trainer, tmp_path: Path
+) -> None:
+    first, second = tiny.recipe.stages
+    recipe = replace(tiny.recipe, warmup=1)
+    plain = Trainer(recipe).start(tmp_path / "plain")
+    longer = replace(recipe, stages=(first, second, replace(second, lr=0.123)))
+    behind = Trainer(longer).start(tmp_path / "behind")
+    for run in (plain, behind):
+        run.step = first.steps
+    assert behind._lr(second) == plain._lr(second)
+    assert behind._lr(longer.stages[-1]) == 0.123
