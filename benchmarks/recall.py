@@ -126,13 +126,13 @@ def measure_cuts(model: BMojoForCausalLM, source: DialogueSource, plan: Plan) ->
         dialogue = evaluation_dialogue(rng, source, distance=plan.cut_distance, notes=4)
         tokens = torch.from_numpy(dialogue.tokens).unsqueeze(0)
         before = torch.from_numpy(np.flatnonzero(dialogue.is_answer) - 1)
-        whole, _ = model.feed(tokens, model.new_state(), all_logits=True)
+        whole, _ = model.feed(tokens, model.new_state(), all_tokens=True)
         asked += len(before)
         borders = 1 + rng.choice(tokens.shape[1] - 1, plan.pieces - 1, replace=False)
         for way in WAYS:
             state, parts = model.new_state(), []
             for piece in torch.tensor_split(tokens, sorted(borders.tolist()), dim=1):
-                logits, state = model.feed(piece, state, all_logits=True)
+                logits, state = model.feed(piece, state, all_tokens=True)
                 parts.append(logits)
                 if way == WAYS[1]:
                     state, size = through_bytes(state)

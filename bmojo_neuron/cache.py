@@ -10,8 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from bmojo_neuron.state import State, copy_state, select_rows
+
+CACHE_FIELD = (  # what the installed transformers calls a cache: "cache" from 5.24 on
+    "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+)
+
+
+def one_cache(cache: BMojoCache | None, past_key_values: BMojoCache | None) -> BMojoCache | None:
+    """The cache, under whichever of its two names it was given.
+
+    Raises:
+        ValueError: both were given, or it is another model's.
+    """
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache, past_key_values: expected one of them (one thing), got both")
+    name = "past_key_values" if cache is None else "cache"
+    given = past_key_values if cache is None else cache
+    if given is not None and not isinstance(given, BMojoCache):
+        raise ValueError(
+            f"{name}: expected a BMojoCache (as this model returns it), got "
+            f"{type(given).__name__}; leave it out to start anew"
+        )
+    return given
 
 
 class BMojoCache(Cache):
@@ -33,6 +56,10 @@ class BMojoCache(Cache):
         branch = copy.copy(self)
         branch.state = None if self.state is None else copy_state(self.state)
         return branch
+
+    def __len__(self) -> int:
+        """Layers of the model whose state it holds; 0 before the first forward."""
+        return len({name.split(".")[1] for name in self.state or () if "." in name})
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.seen

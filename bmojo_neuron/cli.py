@@ -195,8 +195,9 @@ def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    from bmojo_neuron.causal_lm import BMojoForCausalLM
     from bmojo_neuron.linear import prepack
-    from bmojo_neuron.model import BMojoForCausalLM, default_model_path
+    from bmojo_neuron.model import default_model_path
 
     disable_progress_bar()
     directory = default_model_path() if path is None else path

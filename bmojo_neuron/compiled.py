@@ -21,7 +21,8 @@ from bmojo_neuron.state import State
 from bmojo_neuron.window import Call, StepCall
 
 if TYPE_CHECKING:
-    from bmojo_neuron.model import Block, BMojoForCausalLM
+    from bmojo_neuron.causal_lm import BMojoForCausalLM
+    from bmojo_neuron.model import Block
 
 SHAPES = 64  # compiled forms kept per process: kinds of blocks x lengths x numbers of rows
 
@@ -83,7 +84,7 @@ def compile_steps(model: BMojoForCausalLM, rows: int | None = 1) -> None:
         fast: tuple[Tensor, State] = compiled(block, h, *geometry, state)
         return fast
 
-    model.run_block = run
+    model.model.run_block = run
     if rows is not None:
         _compile_now(model, rows, lengths)
 
@@ -106,7 +107,7 @@ def _compile_now(model: BMojoForCausalLM, rows: int, lengths: tuple[int, ...]) -
             for part in tokens.split(sorted(lengths, reverse=True), dim=1):
                 _, state = model.feed(part, state, donate=True)
     except (InvalidCxxCompiler, BackendCompilerFailed) as error:
-        model.run_block = run_block
+        model.model.run_block = run_block
         raise RuntimeError(
             "expected a C++ compiler on PATH (or named by CXX) and Python's headers, got: "
             f"{' '.join(str(error).split())[:200]}; install them (Debian: g++ and python3-dev)"

@@ -4,17 +4,23 @@ B'MOJO.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 
-LAYER_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
+BLOCK_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
 MIXERS = ("mamba2",)
 EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+OF_TRANSFORMERS = (  # keys that its base class takes beside its fields
+    *("model_type", "torch_dtype", "name_or_path", "_name_or_path", "_commit_hash", "num_labels"),
+    *("output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"),
+    *("rope_theta", "rope_scaling", "quantization_config", "auto_map", "transformers_weights"),
+)
 MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
     *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),
     *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size"),
@@ -41,7 +47,7 @@ class BMojoConfig(PretrainedConfig):
     num_attention_heads: int = 12  # H
     num_key_value_heads: int = 0  # Hk; 0: as many as query heads
     head_dim: int = 0  # D; 0: hidden_size / num_attention_heads
-    layer_types: list[str] = field(default_factory=list)  # of LAYER_TYPES; empty: all "bmojo"
+    block_types: list[str] = field(default_factory=list)  # of BLOCK_TYPES; empty: all "bmojo"
     max_position_embeddings: int = 131072  # told to users of fixed-length models; no limit here
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -69,7 +75,7 @@ class BMojoConfig(PretrainedConfig):
 
     use_cache: bool = True
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None  # any of them ends a text
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -77,23 +83,19 @@ class BMojoConfig(PretrainedConfig):
             if not getattr(self, name):
                 setattr(self, name, value)
 
+        _refuse_unknown(kwargs)
         self._check_types()
         default("num_key_value_heads", self.num_attention_heads)
         default("head_dim", self.hidden_size // self.num_attention_heads)
-        default("layer_types", ["bmojo"] * self.num_hidden_layers)
+        default("block_types", ["bmojo"] * self.num_hidden_layers)
         default("selection_period", self.window)
         default("mamba2_num_heads", self.num_attention_heads)
         default("mamba2_num_kv_heads", self.num_key_value_heads)
         default("mamba2_head_dim", self.head_dim)
         default("mamba2_state_size", self.head_dim)
         default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
-        layer_types = self.layer_types
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        self.layer_types = layer_types  # transformers renames some to words of its own
         self._check()
-
-    def validate_layer_type(self) -> None:
-        """Replaces transformers' check, which knows none of our layer types; see `_check`."""
 
     def _require(self, ok: bool, name: str, expected: str) -> None:
         if not ok:
@@ -111,7 +113,7 @@ class BMojoConfig(PretrainedConfig):
                 self._require(_is_number(value) and value >= 0, name, "a number of at least 0")
             elif kind == "bool":
                 self._require(isinstance(value, bool), name, "true or false")
-        self._require(isinstance(self.layer_types, list), "layer_types", "a list")
+        self._require(isinstance(self.block_types, list), "block_types", "a list")
         self._require(isinstance(self.rope_parameters, dict), "rope_parameters", "a dict")
 
     def _check(self) -> None:
@@ -129,10 +131,10 @@ class BMojoConfig(PretrainedConfig):
             f"a divisor of mamba2_num_heads ({self.mamba2_num_heads})",
         )
         require(
-            len(self.layer_types) == self.num_hidden_layers
-            and all(kind in LAYER_TYPES for kind in self.layer_types),
-            "layer_types",
-            f"num_hidden_layers ({self.num_hidden_layers}) entries of {', '.join(LAYER_TYPES)}",
+            len(self.block_types) == self.num_hidden_layers
+            and all(kind in BLOCK_TYPES for kind in self.block_types),
+            "block_types",
+            f"num_hidden_layers ({self.num_hidden_layers}) entries of {', '.join(BLOCK_TYPES)}",
         )
         require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
         require(
@@ -176,7 +178,7 @@ class BMojoConfig(PretrainedConfig):
     @property
     def has_eidetic(self) -> bool:
         """Whether any layer selects tokens, so that steps must stop at selection boundaries."""
-        return self.eidetic_size > 0 and "bmojo" in self.layer_types
+        return self.eidetic_size > 0 and "bmojo" in self.block_types
 
     @classmethod
     def transformer(cls, **kwargs: Any) -> BMojoConfig:
@@ -193,7 +195,7 @@ class BMojoConfig(PretrainedConfig):
         """Mamba-2 and full attention in turn, as Jamba-like models have it."""
         depth = kwargs.pop("num_hidden_layers", cls.num_hidden_layers)
         types = [("mamba2", "attention")[i % 2] for i in range(depth)]
-        return cls(num_hidden_layers=depth, layer_types=types, **kwargs)
+        return cls(num_hidden_layers=depth, block_types=types, **kwargs)
 
     @classmethod
     def bmojo_f(cls, **kwargs: Any) -> BMojoConfig:
@@ -208,7 +210,23 @@ class BMojoConfig(PretrainedConfig):
     @classmethod
     def _uniform(cls, layer_type: str, kwargs: dict[str, Any]) -> BMojoConfig:
         depth = kwargs.pop("num_hidden_layers", cls.num_hidden_layers)
-        return cls(num_hidden_layers=depth, layer_types=[layer_type] * depth, **kwargs)
+        return cls(num_hidden_layers=depth, block_types=[layer_type] * depth, **kwargs)
+
+
+def _refuse_unknown(given: dict[str, Any]) -> None:
+    """What is no field of a configuration is a mistake, or belongs to another model."""
+    kind = given.get("model_type", BMojoConfig.model_type)
+    if kind != BMojoConfig.model_type:
+        raise ValueError(
+            f"model_type: expected {BMojoConfig.model_type!r}, got {kind!r}: this is the "
+            "configuration of another architecture"
+        )
+    known = [f.name for f in fields(BMojoConfig)]
+    for name in given:
+        if name not in OF_TRANSFORMERS:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "leave it out"
+            raise ValueError(f"{name}: expected a field of BMojoConfig, got an unknown one; {hint}")
 
 
 def _is_number(value: object) -> bool:

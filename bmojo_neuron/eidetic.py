@@ -30,17 +30,16 @@ class EideticMemory(nn.Module):
     def __init__(self, config: BMojoConfig, ops: Ops) -> None:
         super().__init__()
         self.config, self.ops = config, ops
-        self.predictor = nn.Parameter(
-            torch.empty(config.innovation_taps, config.hidden_size)
-        )  # nearest past first
+        # (k, d), nearest past first; named as a bias, so that weight decay spares it.
+        self.predictor_bias = nn.Parameter(torch.empty(config.innovation_taps, config.hidden_size))
         if config.eidetic_score_bias:
             self.score_bias = nn.Parameter(torch.empty(config.num_attention_heads))  # beta
 
     def reset(self) -> None:
         """Tomorrow is like today; every head is biased by the score itself."""
-        init.zeros_(self.predictor)
-        with torch.no_grad():
-            self.predictor[0] = 1.0
+        like_today = torch.zeros_like(self.predictor_bias)
+        like_today[0] = 1.0
+        init.copy_(self.predictor_bias, like_today)
         if self.config.eidetic_score_bias:
             init.ones_(self.score_bias)
 
@@ -94,7 +93,7 @@ class EideticMemory(nn.Module):
     def score(self, f: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, T) of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
         f = f if self.config.eidetic_score_bias else f.detach()
-        score, _, extended = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
+        score, _, extended = self.ops.innovation(f, self.predictor_bias.to(tail.dtype), tail)
         return score, extended
 
     def prediction_loss(self, f: Tensor, tail: Tensor, valid: Tensor | None) -> Tensor:
@@ -102,7 +101,7 @@ class EideticMemory(nn.Module):
         has none; trains the predictor alone.
         """
         f = f.detach().to(tail.dtype)
-        _, predicted, _ = self.ops.innovation(f, self.predictor.to(tail.dtype), tail)
+        _, predicted, _ = self.ops.innovation(f, self.predictor_bias.to(tail.dtype), tail)
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
         error = (f - predicted).square().sum(-1) / (size + EPS)  # (B, T)
         if valid is None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationMixin
 
-from bmojo_neuron.cache import BMojoCache
+from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
 
 
 class BMojoGenerationMixin(GenerationMixin):
@@ -17,15 +17,20 @@ class BMojoGenerationMixin(GenerationMixin):
         self, inputs: Tensor | None, bos_token_id: Tensor | None, model_kwargs: dict[str, Any]
     ) -> tuple[Tensor, str | None, dict[str, Any]]:
         """A prompt begins with what its cache holds, and goes on."""
+        cache = one_cache(
+            model_kwargs.pop("cache", None), model_kwargs.pop("past_key_values", None)
+        )
+        if cache is not None:
+            model_kwargs[CACHE_FIELD] = cache
         prompt, name, others = super()._prepare_model_inputs(  # type: ignore[misc]  # a mixin's self
             inputs, bos_token_id, model_kwargs
         )
-        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+        mask = model_kwargs.get("attention_mask")
         seen = 0 if cache is None else cache.get_seq_length()
         whole = mask is None or mask.shape[1] == prompt.shape[1]  # as transformers tells them apart
         if seen and whole and prompt.shape[1] <= seen:
             raise ValueError(
-                f"input_ids: expected all tokens, more than the {seen} that past_key_values holds, "
+                f"input_ids: expected all tokens, more than the {seen} that {CACHE_FIELD} holds, "
                 f"got {prompt.shape[1]}; to pass the new ones alone, pass the attention_mask of all"
             )
         return prompt, name, others
@@ -34,20 +39,32 @@ class BMojoGenerationMixin(GenerationMixin):
         """Positions follow from the tokens: none are made up, those of the caller are checked."""
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
     ) -> bool:
         """The cache is always our own, and every row has something to go on from."""
-        if generation_config.cache_implementation is not None:
+        if generation_config.cache_implementation not in (None, "dynamic"):
             raise ValueError(
                 f"cache_implementation: this model's state is its own BMojoCache, got "
                 f"{generation_config.cache_implementation!r}; leave it unset"
             )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_FIELD)
         if cache is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = cache = BMojoCache()
+            model_kwargs[CACHE_FIELD] = cache = BMojoCache()
+        copies = max(generation_config.num_beams, generation_config.num_return_sequences)
+        if cache is not None and cache.batch_size not in (-1, copies * batch_size):
+            raise ValueError(
+                f"{CACHE_FIELD}: expected {copies * batch_size} rows ({batch_size} prompts, "
+                f"{copies} sequences of each), got {cache.batch_size}; call its "
+                "batch_repeat_interleave first"
+            )
         if cache is not None and generation_config.use_cache is False:
             raise ValueError(
-                "use_cache: expected True with past_key_values, which each token continues, got "
+                f"use_cache: expected True with {CACHE_FIELD}, which each token continues, got "
                 "False; leave one of the two out"
             )
         mask = model_kwargs.get("attention_mask")

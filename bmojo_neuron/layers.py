@@ -6,6 +6,8 @@ Hk kv heads, D head dim, W window, M eidetic slots.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.mixers import MIXERS
 from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
+from bmojo_neuron.ops.memory_attention import Memory
 from bmojo_neuron.state import State, StatePart
 from bmojo_neuron.window import Call, FullCall
 
@@ -42,6 +45,14 @@ class Projections(nn.Module):
         """(B, T, d) -> two (B, Hk, T, D); the key normed, not yet rotated."""
         k: Tensor = self.k_norm(self._heads(self.k_proj(x)))
         return k, self._heads(self.v_proj(x))
+
+
+def attend(ops: Ops, memories: list[Memory]) -> Tensor:
+    """Memory attention in one dtype: under autocast, states keep more bits than projections."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for m in memories for x in m[:3]))
+    return ops.memory_attention(
+        [m._replace(q=m.q.to(dtype), k=m.k.to(dtype), v=m.v.to(dtype)) for m in memories]
+    )
 
 
 def ring_parts(
@@ -74,7 +85,7 @@ class Attention(nn.Module):
         q, (k, v) = self.qkv.query(u), self.qkv.key_value(u)
         q, k = call.here(q), call.here(k)
         memories, new = call.context(call.rows(q), k, v, state, self.window)
-        y: Tensor = self.o_proj(call.unrows(self.ops.memory_attention(memories)))
+        y: Tensor = self.o_proj(call.unrows(attend(self.ops, memories)))
         return y, new
 
 
@@ -119,7 +130,7 @@ class BMojo(nn.Module):
             k_eidetic = k if boundary else k_here
             memory, parts = self.eidetic(q_eidetic, k_eidetic, v, f, call, state)
             memories, new = [*memories, memory], new | parts
-        y: Tensor = self.o_proj(call.unrows(self.ops.memory_attention(memories)))
+        y: Tensor = self.o_proj(call.unrows(attend(self.ops, memories)))
         return y, new
 
     def _keys_values(

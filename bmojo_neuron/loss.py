@@ -6,25 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from bmojo_neuron.padding import order
+
 IGNORED = -100
 
 
-def next_tokens(labels: Tensor, ignored: int, mask: Tensor | None, order: Tensor | None) -> Tensor:
+def next_tokens(labels: Tensor, ignored: int, mask: Tensor | None) -> Tensor:
     """The token that each position predicts: the next valid one of its row.
 
     Args:
         labels: (B, T); at padding they mean nothing.
         ignored: the label that is none.
         mask: (B, T), nonzero = valid; None = all valid.
-        order: the permutation that `padding.compact` made of the mask.
 
     Returns:
         (B, T) in the order of `labels`, `ignored` where nothing is predicted.
     """
-    if mask is None or order is None:
+    if mask is None:
         return _shifted(labels, ignored)
-    targets = _shifted(labels.masked_fill(mask == 0, ignored).gather(1, order), ignored)
-    return targets.scatter(1, order, targets)
+    index = order(mask != 0)
+    targets = _shifted(labels.masked_fill(mask == 0, ignored).gather(1, index), ignored)
+    return targets.scatter(1, index, targets)
 
 
 def _shifted(labels: Tensor, ignored: int) -> Tensor:

@@ -5,7 +5,7 @@ A mixer maps u (B, T, d) to f (B, T, d) and carries a state of constant size. Ea
 `mamba`, `gdn` and `gka` belong beside it.
 
 Letters: B batch, T tokens, d hidden size, H heads, G heads of x and B before expansion, P head dim,
-N state size.
+N state size, E channels, K taps.
 """
 
 from __future__ import annotations
@@ -22,6 +22,20 @@ from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
 from bmojo_neuron.state import State, StatePart, recurrent_dtype
 from bmojo_neuron.window import Call, StepCall
+
+
+class CausalConv(nn.Module):
+    """The parameters of `ops.causal_conv`: weight (E, K), newest tap last, and bias (E,)."""
+
+    def __init__(self, channels: int, taps: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops = ops
+        self.weight = nn.Parameter(torch.empty(channels, taps))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """See `bmojo_neuron.ops.causal_conv`."""
+        return self.ops.causal_conv(x, self.weight, self.bias, tail)
 
 
 class Mamba2(nn.Module):
@@ -44,12 +58,13 @@ class Mamba2(nn.Module):
         self.in_proj = nn.Linear(
             config.hidden_size, inner + sum(self.widths) + self.heads, bias=False
         )
-        self.conv = nn.Linear(self.taps, sum(self.widths))  # weight (E, K), bias (E,)
+        self.conv = CausalConv(sum(self.widths), self.taps, ops)
         self.b_norm = RMSNorm(self.state_size, 1e-6) if config.mamba2_qk_norm else nn.Identity()
         self.c_norm = RMSNorm(self.state_size, 1e-6) if config.mamba2_qk_norm else nn.Identity()
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
-        self.a_log = nn.Parameter(torch.empty(self.heads))
-        self.skip = nn.Parameter(torch.empty(self.heads))  # D of the paper: y += D * x
+        # What weight decay must spare is named as a bias or a norm: transformers goes by names.
+        self.a_log_bias = nn.Parameter(torch.empty(self.heads))
+        self.skip_bias = nn.Parameter(torch.empty(self.heads))  # D of the paper: y += D * x
         self.norm = nn.Parameter(torch.empty(self.heads, self.head_dim))
         self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
@@ -59,8 +74,8 @@ class Mamba2(nn.Module):
         """
         dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1)))
         init.copy_(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))
-        init.copy_(self.a_log, torch.empty(self.heads).uniform_(1, 16).log())
-        init.ones_(self.skip)
+        init.copy_(self.a_log_bias, torch.empty(self.heads).uniform_(1, 16).log())
+        init.ones_(self.skip_bias)
         init.ones_(self.norm)
         init.uniform_(self.conv.weight, -(self.taps**-0.5), self.taps**-0.5)
         init.zeros_(self.conv.bias)
@@ -79,7 +94,7 @@ class Mamba2(nn.Module):
         x, b, c = xbc.split(self.widths, dim=-1)
         b = self.b_norm(b.unflatten(-1, (self.kv_heads, self.state_size))).flatten(-2)
         c = self.c_norm(c.unflatten(-1, (self.heads, self.state_size))).flatten(-2)
-        xbc = torch.cat([x, b, c], dim=-1)
+        xbc = torch.cat([x, b, c], dim=-1).to(u.dtype)  # as the state keeps it, autocast or not
         if isinstance(call, StepCall):
             tail, ssm = state["conv"], state["ssm"]
         else:
@@ -87,7 +102,7 @@ class Mamba2(nn.Module):
             size = (batch, self.heads, self.head_dim, self.state_size)
             ssm = u.new_zeros(size, dtype=recurrent_dtype(u.dtype))
 
-        y, extended = self.ops.causal_conv(xbc, self.conv.weight, self.conv.bias, tail)
+        y, extended = self.conv(xbc, tail)
         x, b, c = y.split(self.widths, dim=-1)
         repeat = self.heads // self.kv_heads
         x = x.unflatten(-1, (self.kv_heads, self.head_dim)).repeat_interleave(
@@ -100,8 +115,8 @@ class Mamba2(nn.Module):
         dt = softplus(dt.to(ssm.dtype) + self.dt_bias)  # (B, T, H)
         if call.valid is not None:
             dt = dt * call.valid.unsqueeze(-1)  # dt = 0: the token leaves the state as it is
-        y, ssm = self.ops.ssd_scan(x, dt, -self.a_log.to(ssm.dtype).exp(), b, c, ssm)
-        y = y + x * self.skip.unsqueeze(-1)
+        y, ssm = self.ops.ssd_scan(x, dt, -self.a_log_bias.to(ssm.dtype).exp(), b, c, ssm)
+        y = y + x * self.skip_bias.unsqueeze(-1)
         y = y * silu(z.unflatten(-1, (self.heads, self.head_dim)))
         y = nn.functional.rms_norm(y, (self.head_dim,), eps=1e-5) * self.norm
         f = self.out_proj(y.flatten(-2).to(u.dtype))

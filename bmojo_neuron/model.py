@@ -6,39 +6,42 @@ reads.
 
 Three programs run it (spec/model section 6): `step` (T tokens after a state), `select` (the merge
 into eidetic memory at a selection boundary) and the full form for training. `feed` is the host's
-loop over the first two.
+loop over the first two. The heads are in `bmojo_neuron.causal_lm`.
 
-Letters: B batch, T tokens, d hidden size, V vocabulary, C selection period.
+Letters: B batch, T tokens, d hidden size, L blocks, C selection period.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
-from bmojo_neuron.arguments import check_arguments, check_positions
-from bmojo_neuron.cache import BMojoCache
+from bmojo_neuron.arguments import check_inputs, check_positions, is_traced, refuse, valid_tokens
+from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
-from bmojo_neuron.generation import BMojoGenerationMixin
+from bmojo_neuron.feeding import feed
 from bmojo_neuron.layers import Attention, BMojo
-from bmojo_neuron.loss import IGNORED, next_tokens, row_shares
+from bmojo_neuron.linear import unpack
 from bmojo_neuron.mixers import Mamba2
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
 from bmojo_neuron.padding import compact, restore
-from bmojo_neuron.planning import FREE_CHUNK, plan
-from bmojo_neuron.state import State, StatePart, grow, new_state
+from bmojo_neuron.planning import FREE_CHUNK
+from bmojo_neuron.state import State, StatePart, new_state
 from bmojo_neuron.window import Call, FullCall, StepCall
-
-MOST_TOKENS = torch.iinfo(torch.int32).max  # of a session
 
 
 def default_model_path() -> Path:
@@ -77,7 +80,7 @@ def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo |
     raise AssertionError(kind)  # the configuration has checked it
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """A sequence layer and an MLP, each behind a norm and around a residual."""
 
     def __init__(self, config: BMojoConfig, ops: Ops, kind: str) -> None:
@@ -103,34 +106,26 @@ def run_block(block: Block, h: Tensor, call: Call, state: State) -> tuple[Tensor
     return y
 
 
-class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
-    """The language model: embedding, blocks, norm, head; with a session's state as its cache.
+@dataclass
+class BMojoOutput(BaseModelOutputWithPast):
+    """As every base model of transformers gives it, and what training needs besides.
 
-    Args:
-        config: the architecture.
-        backend: whose kernels run the ops: "torch" (any device). Never stored in the configuration.
+    Attributes:
+        innovation: each row's innovation loss (B,); None where it was not asked for.
     """
+
+    innovation: Tensor | None = None
+
+
+class BMojoPreTrainedModel(PreTrainedModel):
+    """What the base model and its heads share: how transformers is to treat them."""
 
     config_class = BMojoConfig
     config: BMojoConfig
-    base_model_prefix = ""
-    _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012 (transformers reads it so)
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012 (transformers reads it so)
     _is_stateful = True  # transformers: this cache cannot be rewound
-
-    def __init__(self, config: BMojoConfig, backend: str = "torch") -> None:
-        super().__init__(config)
-        self.ops = load_ops(backend)
-        self.run_block = run_block
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.rotary = Rotary(config)
-        self.layers = nn.ModuleList(Block(config, self.ops, kind) for kind in config.layer_types)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._part_names = [
-            [part.name for part in block.layer.parts(torch.float32)] for block in self._blocks()
-        ]
-        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -138,38 +133,83 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
         if isinstance(module, Mamba2 | EideticMemory):
             module.reset()
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; packed layers are unpacked first, for the head changes its size."""
+        unpack(self)
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        how = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and how.get("use_reentrant"):
+            raise ValueError(
+                "use_reentrant: expected False (the reentrant form of torch loses the gradient of "
+                "the innovation loss), got True; leave it out"
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
+
+
+class BMojoModel(BMojoPreTrainedModel):
+    """The model without a head: embedding, blocks, norm; with a session's state as its cache.
+
+    Args:
+        config: the architecture.
+        backend: whose kernels run the ops: "torch" (any device). Never stored in the configuration.
+    """
+
+    def __init__(self, config: BMojoConfig, backend: str = "torch") -> None:
+        super().__init__(config)
+        self.ops = load_ops(backend)
+        self.run_block = run_block
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary = Rotary(config)
+        self.layers = nn.ModuleList(Block(config, self.ops, kind) for kind in config.block_types)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._part_names = [
+            [part.name for part in block.layer.parts(torch.float32)] for block in self._blocks()
+        ]
+        self.post_init()
+
     def step(
         self,
         tokens: Tensor,
         n_valid: Tensor | None,
         state: State,
         *,
-        all_logits: bool = False,
+        all_tokens: bool = False,
+        all_layers: bool = False,
         donate: bool = False,
     ) -> tuple[Tensor, State]:
         """Feed up to T tokens per row. Pure; never crosses a selection boundary (`plan` sees to
         that).
 
         Args:
-            tokens: (B, T) int32; row b's tokens from n_valid[b] on are padding and change nothing.
+            tokens: (B, T) int32 ids, or (B, T, d) embeddings in their place; row b's tokens from
+                n_valid[b] on are padding and change nothing.
             n_valid: (B,) int32, 0 <= n_valid <= T <= `self.chunk`; None: all T of every row.
             state: as from `new_state` or an earlier step.
-            all_logits: return logits of all T positions rather than of the last valid one.
+            all_tokens: return the hidden states of all T tokens, not that of the last valid one.
+            all_layers: return those of the embedding and of every block too.
             donate: the old state is given up, so its memory may hold the new one.
 
         Returns:
-            logits (B, V) or (B, T, V), and the new state.
+            hidden states (B, d) or (B, T, d), with `all_layers` (..., L+1, d), the last one normed;
+            and the new state.
         """
-        call = StepCall(state["n"], n_valid, tokens.shape[1], donate)
-        h, parts = self._run(tokens, call, state)
-        taken = tokens.shape[1] if n_valid is None else n_valid
-        new = {**state, **parts, "n": state["n"] + taken}
-        if not all_logits and (n_valid is None or tokens.shape[1] == 1):
-            h = h[:, -1]
-        elif n_valid is not None and not all_logits:
-            last = (n_valid - 1).clamp(min=0).long().view(-1, 1, 1).expand(-1, 1, h.shape[2])
-            h = h.gather(1, last).squeeze(1)
-        return self.lm_head(self.norm(h)), new
+        length = tokens.shape[1]
+        call = StepCall(state["n"], n_valid, length, donate)
+        h, parts = self._run(tokens, call, state, all_layers)
+        new = {**state, **parts, "n": state["n"] + (length if n_valid is None else n_valid)}
+        if all_tokens:
+            return h, new
+        if n_valid is None or length == 1:
+            return h[:, -1], new
+        last = (n_valid - 1).clamp(min=0).long()
+        return h[torch.arange(len(h), device=h.device), last], new
 
     def select(self, state: State, at_boundary: Tensor) -> tuple[State, State]:
         """Merge the tokens about to leave the window into eidetic memory, for rows that stand on a
@@ -204,37 +244,48 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
             evicted |= {prefix + name: part for name, part in dropped.items()}
         return new, evicted
 
-    def full(self, tokens: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def full(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | Sequence[int] | None = None,
+        all_layers: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """The full form: a whole sequence from its start, all selection periods at once,
         differentiable.
 
         Args:
-            tokens: (B, T), right-padded where `lengths` says so.
+            tokens: (B, T) ids or (B, T, d) embeddings, right-padded where `lengths` says so.
             lengths: valid tokens per row; None: all T.
+            all_layers: return the hidden states of the embedding and of every block too.
 
         Returns:
-            h (B, T, d), normed, ready for the head; and, in training mode, each row's innovation
-            loss (B,) (else 0).
+            hidden states (B, T, d), or (B, T, L+1, d), the last one normed, ready for a head; and,
+            in training mode, each row's innovation loss (B,) (else 0).
         """
-        batch, length = tokens.shape
+        batch, length = tokens.shape[:2]
         call = FullCall(batch, length, self.config.selection_period, tokens.device, lengths)
-        h, reports = self._run(tokens, call, {})
+        h, reports = self._run(tokens, call, {}, all_layers)
         losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
-        return self.norm(h), torch.stack(losses).mean(0) if losses else h.new_zeros(len(h))
+        return h, torch.stack(losses).mean(0) if losses else h.new_zeros(batch)
 
-    def _run(self, tokens: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
-        """All blocks; returns h (B, T, d) before the last norm, and the parts of the new state."""
-        h = self.embed_tokens(tokens)
+    def _run(
+        self, tokens: Tensor, call: Call, state: State, all_layers: bool
+    ) -> tuple[Tensor, State]:
+        """All blocks: all tokens' hidden states as `step` returns them; parts of the new state."""
+        h = tokens if tokens.is_floating_point() else self.embed_tokens(tokens)
         call.here = self.rotary(call.position, h.dtype)
         behind = torch.full((1, 1), 2 * self.config.window, dtype=torch.int32, device=h.device)
         call.behind = self.rotary(behind, h.dtype)
         new: State = {}
+        trail = [h]
         for i, block in enumerate(self._blocks()):
             prefix = f"layers.{i}."
             local = {name: state[prefix + name] for name in (self._part_names[i] if state else ())}
             h, parts = self.run_block(block, h, call, local)
             new |= {prefix + name: part for name, part in parts.items()}
-        return h, new
+            trail.append(h)
+        h = self.norm(h)
+        return torch.stack([*trail[:-1], h], dim=2) if all_layers else h, new
 
     @property
     def chunk(self) -> int:
@@ -243,7 +294,7 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
         """
         if self.config.has_eidetic:
             return min(self.config.selection_period, FREE_CHUNK)
-        windowed = {"sliding_attention", "bmojo_f", "bmojo"} & set(self.config.layer_types)
+        windowed = {"sliding_attention", "bmojo_f", "bmojo"} & set(self.config.block_types)
         return min(self.config.window, FREE_CHUNK) if windowed else FREE_CHUNK
 
     def state_parts(self) -> list[StatePart]:
@@ -255,11 +306,17 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
                 parts.append(StatePart(name, part.shape, part.dtype, part.initial, part.grows))
         return parts
 
-    def new_state(self, batch_size: int = 1, capacity: int = 0) -> State:
-        """The state before any token; `capacity` preallocates the keys and values of full attention
-        (tokens).
+    def new_state(
+        self, batch_size: int = 1, capacity: int = 0, device: torch.device | None = None
+    ) -> State:
+        """The state before any token.
+
+        Args:
+            batch_size: B.
+            capacity: tokens for which full attention preallocates keys and values.
+            device: None: the model's; of an offloaded model, say where its inputs are.
         """
-        return new_state(self.state_parts(), batch_size, capacity, self.device)
+        return new_state(self.state_parts(), batch_size, capacity, device or self.device)
 
     def feed(
         self,
@@ -267,141 +324,89 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
         state: State,
         *,
         lengths: Sequence[int] | None = None,
-        all_logits: bool = False,
+        all_tokens: bool = False,
+        all_layers: bool = False,
         donate: bool = False,
     ) -> tuple[Tensor, State]:
-        """Feed any number of tokens: plan, select and step until all are consumed.
-
-        Args:
-            ids: (B, T) int32 or int64, T >= 1, right-padded where `lengths` says so.
-            state: B rows; left as it was unless `donate`.
-            lengths: valid tokens per row, each 0..T; None: all T.
-            all_logits: return logits of every position (zeros at padding) rather than of the last
-                valid one.
-            donate: the old state is given up, so its memory may hold the new one.
-
-        Returns:
-            logits (B, V) (zeros for a row of length 0) or (B, T, V), and the new state.
-
-        Raises:
-            ValueError: shapes do not fit each other, or a row would hold more than 2^31 - 1 tokens.
+        """As `BMojoForCausalLM.feed`, with hidden states (as `step` gives them) for logits; `ids`
+        may be embeddings (B, T, d).
         """
-        batch, width = ids.shape if ids.dim() == 2 else (0, 0)
-        if batch != state["n"].shape[0] or width < 1:
-            raise ValueError(
-                f"ids: expected ({state['n'].shape[0]}, T >= 1) token ids, got {tuple(ids.shape)}"
-            )
-        if ids.dtype != torch.int32:
-            ids = ids.to(torch.int32)
-        left = [width] * batch if lengths is None else list(lengths)
-        if len(left) != batch or not all(0 <= length <= width for length in left):
-            raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
-        seen = state["n"].tolist()
-        needed = max(s + length for s, length in zip(seen, left, strict=True))
-        if needed > MOST_TOKENS:
-            raise ValueError(
-                f"ids: expected at most {MOST_TOKENS} tokens in a row, as positions are int32, "
-                f"got {needed}; go on in a new state"
-            )
-        if "attention" in self.config.layer_types:  # the only parts that grow
-            state = grow(state, self.state_parts(), needed)
-        shape = (batch, width) if all_logits else (batch,)
-        logits = torch.zeros(*shape, self.config.vocab_size, dtype=self.dtype, device=ids.device)
-        period = self.config.selection_period if self.config.has_eidetic else None
-        done = [0] * batch
-        for piece in plan(seen, left, period, self.chunk):
-            if any(piece.at_boundary):
-                state, _ = self.select(state, torch.tensor(piece.at_boundary, device=ids.device))
-            tokens, n_valid = _cut(ids, done, piece.take)
-            out, state = self.step(tokens, n_valid, state, all_logits=all_logits, donate=donate)
-            for b, take in enumerate(piece.take):
-                if take and all_logits:
-                    logits[b, done[b] : done[b] + take] = out[b, :take]
-                elif take:
-                    logits[b] = out[b]
-            done = [d + take for d, take in zip(done, piece.take, strict=True)]
-        return logits, state
+        step = functools.partial(
+            self.step, all_tokens=all_tokens, all_layers=all_layers, donate=donate
+        )
+        return feed(self, step, ids, state, lengths, all_tokens)
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        past_key_values: BMojoCache | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
         position_ids: Tensor | None = None,
+        past_key_values: BMojoCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache: BMojoCache | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits of a batch, as every causal LM of transformers gives them.
+    ) -> BMojoOutput:
+        """Hidden states of a batch, as every base model of transformers gives them.
 
         Args:
             input_ids: (B, T) int64.
-            attention_mask: (B, T) or, with a cache, (B, seen + T); 0 marks padding, anywhere in a
-                row: a row's result is that of its valid tokens alone. Logits at padding are
-                those of the valid token before it in this call; without one they mean nothing.
-            labels: (B, T) token ids, -100 = ignored, as all at padding are; adds `loss` (in
-                training with the innovation loss; both are divided by `num_items_in_batch` where
-                that is given).
-            past_key_values: continue after this state; the cache owns it, and holds the new one
-                afterwards.
-            use_cache: return the state; default: the configuration's word, but not in training or
-                with labels.
-            logits_to_keep: only the last so many positions, or these; 0 = all.
+            attention_mask: (B, T) or, with a cache, (B, seen + T), of 0 (padding, anywhere in a
+                row) and 1: a row's result is that of its valid tokens alone. What stands at padding
+                is that of the valid token before it in this call; without one it means nothing.
             position_ids: accepted where it says what the mask says; positions follow from the
                 tokens themselves.
+            past_key_values: the older name of `cache`.
+            inputs_embeds: (B, T, d) in place of input_ids.
+            use_cache: return the state; default: the configuration's word, but not in training nor
+                where the model is exported or traced.
+            output_hidden_states: return those of the embedding and of every block too.
+            cache: continue after this state; the cache owns it, and holds the new one afterwards.
 
         Raises:
             ValueError: an argument has the wrong shape or says something that cannot be honoured.
         """
-        check_arguments(input_ids, attention_mask, labels, past_key_values, logits_to_keep, kwargs)
+        refuse(kwargs, self.config)
+        tokens = check_inputs(input_ids, inputs_embeds)
+        cache = one_cache(cache, past_key_values)
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and labels is None
-        cached = use_cache or past_key_values is not None
-        mask = attention_mask
-        if mask is not None:
-            mask = mask[:, -input_ids.shape[1] :]
-            mask = None if bool(mask.all()) else mask
+            use_cache = self.config.use_cache and not self.training and not is_traced()
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        valid = valid_tokens(attention_mask, tokens, cache)
         if position_ids is not None:
-            before = None if past_key_values is None else past_key_values.state
-            check_positions(position_ids, mask, 0 if before is None else before["n"].unsqueeze(1))
-        tokens, lengths, order = compact(input_ids, mask)
+            before = None if cache is None else cache.state
+            check_positions(position_ids, valid, 0 if before is None else before["n"].unsqueeze(1))
 
-        innovation = torch.zeros(len(input_ids), device=input_ids.device)
-        if cached:
-            cache = past_key_values if past_key_values is not None else BMojoCache()
-            state = self.new_state(input_ids.shape[0]) if cache.state is None else cache.state
-            only_last = isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None
-            logits, cache.state = self.feed(
+        tokens, lengths = compact(tokens, valid)
+        innovation = None
+        if use_cache or cache is not None:
+            cache = BMojoCache() if cache is None else cache
+            state = cache.state
+            if state is None:
+                state = self.new_state(len(tokens), device=tokens.device)
+            h, cache.state = self.feed(
                 tokens,
                 state,
-                lengths=lengths,
-                all_logits=not only_last,
+                lengths=None if lengths is None else lengths.tolist(),
+                all_tokens=True,
+                all_layers=output_hidden_states,
                 donate=not torch.is_grad_enabled(),
             )
-            cache.seen += input_ids.shape[1]
-            logits = (
-                logits.unsqueeze(1) if only_last else _keep(restore(logits, mask), logits_to_keep)
-            )
+            cache.seen += tokens.shape[1]
         else:
-            cache = None
-            h, innovation = self.full(tokens, lengths)
-            logits = self.lm_head(_keep(restore(h, mask), logits_to_keep))
-
-        loss = None
-        if labels is not None:
-            ignored = kwargs.get("ignore_index", IGNORED)
-            targets = kwargs.pop("shift_labels", None)
-            if targets is None:
-                targets = next_tokens(labels, ignored, mask, order)
-            loss = self.loss_function(
-                logits, labels, self.config.vocab_size, shift_labels=targets, **kwargs
-            )
-            shares = row_shares(targets, ignored, kwargs.get("num_items_in_batch"))
-            loss = loss + self.config.innovation_loss_weight * (shares * innovation).sum()
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=cache if use_cache else None
+            h, innovation = self.full(tokens, lengths, output_hidden_states)
+        h = restore(h, valid)
+        layers = h.unbind(2) if output_hidden_states else None
+        output = BMojoOutput(
+            last_hidden_state=h if layers is None else layers[-1],
+            hidden_states=layers,
+            innovation=innovation if self.training else None,
         )
+        output[CACHE_FIELD] = cache if use_cache else None
+        return output
 
     def _blocks(self) -> list[Block]:
         return [cast(Block, block) for block in self.layers]
@@ -413,19 +418,3 @@ class BMojoForCausalLM(PreTrainedModel, BMojoGenerationMixin):
             for i, layer in layers
             if isinstance(layer, BMojo) and layer.eidetic is not None
         ]
-
-
-def _cut(ids: Tensor, done: list[int], take: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Each row's next tokens (B, T), and how many of them are valid (None = all)."""
-    if min(done) == max(done) and min(take) == max(take):
-        return ids[:, done[0] : done[0] + take[0]], None
-    column = torch.arange(max(take), device=ids.device)
-    column = column + torch.tensor(done, device=ids.device).unsqueeze(1)
-    tokens = ids.gather(1, column.clamp(max=ids.shape[1] - 1))
-    return tokens, torch.tensor(take, dtype=torch.int32, device=ids.device)
-
-
-def _keep(x: Tensor, positions: int | Tensor) -> Tensor:
-    if isinstance(positions, int):
-        return x[:, -positions:] if positions else x
-    return x[:, positions]

@@ -13,7 +13,7 @@ from bmojo_neuron.configuration import BMojoConfig
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis."""
+    """x / rms(x) * weight over the last axis, in x's dtype (autocast or not)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -21,7 +21,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight.shape, self.weight, self.eps)
+        weight = self.weight
+        return rms_norm(x.to(weight.dtype), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class Rotation(NamedTuple):
@@ -31,8 +32,8 @@ class Rotation(NamedTuple):
     sin: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn the pairs (x_i, x_{i + D/2}) of the last axis."""
-        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
+        """Turn the pairs (x_i, x_{i + D/2}) of the last axis; the result has x's dtype."""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin).to(x.dtype)
 
     def inverse(self) -> Rotation:
         """The rotation back (exact for rope types that do not scale cos and sin)."""

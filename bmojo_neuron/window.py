@@ -216,7 +216,7 @@ class FullCall(Call):
         length: int,
         period: int,
         device: torch.device,
-        lengths: Sequence[int] | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.length, self.period = batch_size, length, min(period, length)
@@ -227,7 +227,7 @@ class FullCall(Call):
         self.position = token.expand(batch_size, length)
         self.valid = None
         if lengths is not None:
-            self.valid = token < torch.tensor(lengths, device=device).unsqueeze(1)
+            self.valid = token < torch.as_tensor(lengths, device=device).unsqueeze(1)
         self.query_position = (self.start + token[: self.period]).repeat(batch_size, 1)
 
     def whole(self) -> FullCall:

@@ -6,9 +6,12 @@ the model holds.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
+import torch
 from torch import Tensor
 
 BACKENDS = {"torch": "bmojo_neuron.ops", "triton": "cuda_kernels", "nki": "nki_kernels"}
@@ -41,4 +44,25 @@ def load_ops(backend: str = "torch") -> Ops:
             f"backend {backend!r} has no kernel for {', '.join(missing)} ({package}); "
             "use backend='torch'"
         )
-    return Ops(**{name: getattr(import_module(f"{package}.{name}"), name) for name in names})
+    ops = {name: getattr(import_module(f"{package}.{name}"), name) for name in names}
+    return Ops(**{name: outside_autocast(op) for name, op in ops.items()})
+
+
+def outside_autocast(op: Callable[..., Any]) -> Callable[..., Any]:
+    """`op` in the dtypes that its contract names, whatever autocast is on around it."""
+
+    @wraps(op)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        device = _first_tensor(args).device.type
+        if not torch.is_autocast_enabled(device):
+            return op(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return op(*args, **kwargs)
+
+    return run
+
+
+def _first_tensor(args: Any) -> Tensor:
+    while not isinstance(args, Tensor):
+        args = args[0]
+    return args

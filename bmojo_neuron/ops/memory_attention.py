@@ -36,11 +36,13 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
     """softmax over all memories jointly of (q k^T + bias), then the weighted sum of their values.
 
     Every query must see at least one key in some memory. Query head h uses key/value head h // r.
+    A key that no query sees is absent: whatever it, its value or its bias holds changes nothing.
     Several queries without gradient on a CPU run in tiles (`tiled`), all else as it is defined.
 
     Returns:
         (B, H, T, D) in q's dtype.
     """
+    memories = [_present(m) for m in memories]
     q = memories[0].q
     if (
         q.shape[2] < FEWEST_TILED
@@ -52,6 +54,14 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
         return defined(memories)
     out: Tensor = tiled(*(list(x) for x in zip(*memories, strict=True)))
     return out
+
+
+def _present(memory: Memory) -> Memory:
+    """The same with zeros for what no query sees: its weight is 0, but 0 times NaN would be NaN."""
+    seen = memory.visible.any(2)  # (B, 1, S)
+    bias = None if memory.bias is None else memory.bias.where(seen, 0)
+    seen = seen.unsqueeze(3)
+    return memory._replace(k=memory.k.where(seen, 0), v=memory.v.where(seen, 0), bias=bias)
 
 
 def _asks_gradient(memory: Memory) -> bool:

@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
-from bmojo_neuron.model import BMojoForCausalLM
 from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, sample_dialogue, whole_words
 from bmojo_neuron.training.recall import measure
@@ -196,7 +196,7 @@ class Training:
         rng = np.random.default_rng([recipe.seed + self.attempt, self.step])
         batch = self.batch(stage, rng)
         self.model.train()
-        h, innovation = self.model.full(batch.tokens)
+        h, innovation = self.model.model.full(batch.tokens)
         h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
         asked = batch.answers[:, 1:].flatten()
         drawn = torch.from_numpy(rng.random(len(target)) < recipe.text_loss_share)
@@ -282,8 +282,8 @@ class Training:
 def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors do not; the innovation predictor is a group of its own."""
     named = list(model.named_parameters())
-    predictor = [p for name, p in named if name.endswith("predictor")]
-    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor")]
+    predictor = [p for name, p in named if name.endswith("predictor_bias")]
+    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor_bias")]
     vectors = [p for name, p in named if p.dim() != 2]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
@@ -298,8 +298,8 @@ def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
 def _clip_groups(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
     """The predictor is clipped by itself, so that its loss does not eat the others' norm."""
     named = list(model.named_parameters())
-    yield [p for name, p in named if not name.endswith("predictor")]
-    yield [p for name, p in named if name.endswith("predictor")]
+    yield [p for name, p in named if not name.endswith("predictor_bias")]
+    yield [p for name, p in named if name.endswith("predictor_bias")]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

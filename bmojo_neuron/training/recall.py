@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
-from bmojo_neuron.model import BMojoForCausalLM
 from bmojo_neuron.training.dialogues import DialogueSource, Split, evaluation_dialogue
 
 

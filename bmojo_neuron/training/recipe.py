@@ -86,7 +86,7 @@ RECIPES = {
             "intermediate_size": 256,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "layer_types": ["mamba2", "bmojo"],
+            "block_types": ["mamba2", "bmojo"],
             "window": 64,
             "eidetic_size": 256,
             "initializer_range": 0.06,

@@ -119,7 +119,7 @@ def model_card(report: dict[str, Any], config: Any) -> str:
     return _CARD.format(
         recipe=recipe["name"],
         parameters=report["parameters"],
-        layers=" and ".join(config.layer_types),
+        layers=" and ".join(config.block_types),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         window=config.window,

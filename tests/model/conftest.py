@@ -9,22 +9,22 @@ from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 
 VOCABULARY = 50
 KINDS: dict[str, dict[str, Any]] = {
-    "attention": {"layer_types": ["attention"] * 2},
-    "sliding_attention": {"layer_types": ["sliding_attention"] * 2},
-    "mamba2": {"layer_types": ["mamba2"] * 2},
-    "bmojo_f": {"layer_types": ["bmojo_f"] * 2},
-    "bmojo_f-untied": {"layer_types": ["bmojo_f"] * 2, "tie_fading_projections": False},
-    "bmojo": {"layer_types": ["bmojo"] * 2},
-    "bmojo-short_period": {"layer_types": ["bmojo"] * 2, "selection_period": 5},
+    "attention": {"block_types": ["attention"] * 2},
+    "sliding_attention": {"block_types": ["sliding_attention"] * 2},
+    "mamba2": {"block_types": ["mamba2"] * 2},
+    "bmojo_f": {"block_types": ["bmojo_f"] * 2},
+    "bmojo_f-untied": {"block_types": ["bmojo_f"] * 2, "tie_fading_projections": False},
+    "bmojo": {"block_types": ["bmojo"] * 2},
+    "bmojo-short_period": {"block_types": ["bmojo"] * 2, "selection_period": 5},
     "bmojo-absolute": {
-        "layer_types": ["bmojo"] * 2,
+        "block_types": ["bmojo"] * 2,
         "eidetic_position": "absolute",
         "eidetic_half_life": 20.0,
         "eidetic_score_bias": False,
     },
-    "mamba2+bmojo": {"layer_types": ["mamba2", "bmojo"]},
-    "hybrid": {"layer_types": ["mamba2", "attention"]},
-    "bmojo-no_mlp": {"layer_types": ["bmojo"] * 2, "intermediate_size": 0},
+    "mamba2+bmojo": {"block_types": ["mamba2", "bmojo"]},
+    "hybrid": {"block_types": ["mamba2", "attention"]},
+    "bmojo-no_mlp": {"block_types": ["bmojo"] * 2, "intermediate_size": 0},
 }
 
 

@@ -25,14 +25,14 @@ class Reference:
 
     def logits(self, ids: Tensor) -> Tensor:
         c, p = self.c, self.p
-        h = p["embed_tokens.weight"][ids]
-        for i, kind in enumerate(c.layer_types):
-            at = f"layers.{i}."
+        h = p["model.embed_tokens.weight"][ids]
+        for i, kind in enumerate(c.block_types):
+            at = f"model.layers.{i}."
             h = h + self.layer(rms(h, p[at + "input_norm.weight"], c.rms_norm_eps), at, kind)
             x = rms(h, p[at + "mlp_norm.weight"], c.rms_norm_eps)
             gate, up = (x @ p[f"{at}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
             h = h + (silu(gate) * up) @ p[at + "mlp.down_proj.weight"].T
-        return rms(h, p["norm.weight"], c.rms_norm_eps) @ p["lm_head.weight"].T
+        return rms(h, p["model.norm.weight"], c.rms_norm_eps) @ p["lm_head.weight"].T
 
     def rotate(self, x: Tensor, position: int) -> Tensor:
         half = self.c.head_dim // 2
@@ -66,15 +66,15 @@ class Reference:
             for h in range(heads):
                 value = xt.view(groups, width)[h // (heads // groups)]
                 key = bt.view(groups, states)[h // (heads // groups)]
-                decay = torch.exp(-step[h] * p[at + "a_log"][h].exp())
+                decay = torch.exp(-step[h] * p[at + "a_log_bias"][h].exp())
                 state[h] = decay * state[h] + step[h] * torch.outer(value, key)
-                rows.append(state[h] @ ct.view(heads, states)[h] + p[at + "skip"][h] * value)
+                rows.append(state[h] @ ct.view(heads, states)[h] + p[at + "skip_bias"][h] * value)
             gated = torch.stack(rows) * silu(z[t].view(heads, width))
             f.append(rms(gated, p[at + "norm"], 1e-5).flatten() @ p[at + "out_proj.weight"].T)
         return torch.stack(f)
 
     def scores(self, f: Tensor, at: str) -> list[Tensor]:
-        weight, out = self.p[at + "eidetic.predictor"], []
+        weight, out = self.p[at + "eidetic.predictor_bias"], []
         for j in range(len(f)):
             guess = torch.zeros_like(f[j])
             for m in range(1, min(j, len(weight)) + 1):

@@ -36,7 +36,7 @@ def model() -> BMojoForCausalLM:
         num_hidden_layers=3,
         num_attention_heads=2,
         vocab_size=64,
-        layer_types=["bmojo", "bmojo", "attention"],
+        block_types=["bmojo", "bmojo", "attention"],
         window=8,
         eidetic_size=8,
         initializer_range=0.2,
@@ -61,7 +61,7 @@ def feed(
     state, out = model.new_state(len(ids)), []
     with torch.inference_mode():
         for part in ids.split(cuts, dim=1):
-            logits, state = model.feed(part, state, all_logits=True, donate=True)
+            logits, state = model.feed(part, state, all_tokens=True, donate=True)
             out.append(logits)
         last, _ = model.feed(ids[:, :5], state, lengths=lengths)
     return torch.cat([*out, last.unsqueeze(1)], dim=1)
@@ -95,9 +95,9 @@ def test_rows_of_other_lengths(model: BMojoForCausalLM, compiled: BMojoForCausal
 @needs_compiler
 def test_gradients_run_uncompiled(compiled: BMojoForCausalLM) -> None:
     ids = torch.arange(8).view(1, -1)
-    logits, _ = compiled.feed(ids, compiled.new_state(), all_logits=True)
+    logits, _ = compiled.feed(ids, compiled.new_state(), all_tokens=True)
     logits.sum().backward()
-    assert compiled.embed_tokens.weight.grad is not None
+    assert compiled.model.embed_tokens.weight.grad is not None
 
 
 def test_training_mode_is_refused(model: BMojoForCausalLM) -> None:
@@ -112,4 +112,4 @@ def test_a_machine_without_compiler_says_so(model: BMojoForCausalLM) -> None:
         pytest.raises(RuntimeError, match=r"expected a C\+\+ compiler .* install"),
     ):
         compile_steps(other)
-    assert other.run_block is run_block
+    assert other.model.run_block is run_block

@@ -52,10 +52,10 @@ def test_flags(name):
         ("mamba2_num_kv_heads", 3, r"a divisor of mamba2_num_heads \(4\)"),
         ("head_dim", 7, "an even number"),
         ("selection_period", 9, r"at most window \(8\)"),
-        ("layer_types", ["bmojo"], r"num_hidden_layers \(2\) entries"),
-        ("layer_types", ["bmojo", "full_attention"], "entries of attention, sliding_attention"),
-        ("layer_types", ["bmojo", 1], "entries of attention, sliding_attention"),
-        ("layer_types", "bmojo", "a list"),
+        ("block_types", ["bmojo"], r"num_hidden_layers \(2\) entries"),
+        ("block_types", ["bmojo", "full_attention"], "entries of attention, sliding_attention"),
+        ("block_types", ["bmojo", 1], "entries of attention, sliding_attention"),
+        ("block_types", "bmojo", "a list"),
         ("mixer", "gdn", "one of mamba2"),
         ("eidetic_position", "relative", "one of boundary, absolute"),
         ("eidetic_half_life", 0, "a positive number of tokens, or null"),
@@ -86,7 +86,7 @@ def test_fields_left_out_follow_from_others():
     config = BMojoConfig(hidden_size=48, num_attention_heads=4, num_hidden_layers=3, window=32)
     assert config.num_key_value_heads == 4
     assert config.head_dim == 12
-    assert config.layer_types == ["bmojo"] * 3
+    assert config.block_types == ["bmojo"] * 3
     assert config.selection_period == 32
     assert (config.mamba2_num_heads, config.mamba2_num_kv_heads) == (4, 4)
     assert (config.mamba2_head_dim, config.mamba2_state_size) == (12, 12)
@@ -95,9 +95,9 @@ def test_fields_left_out_follow_from_others():
 
 def test_no_default_is_shared_between_configurations():
     a, b = BMojoConfig(num_hidden_layers=2), BMojoConfig(num_hidden_layers=2)
-    a.layer_types[0] = "mamba2"
+    a.block_types[0] = "mamba2"
     a.rope_parameters["rope_theta"] = 5.0
-    assert b.layer_types == ["bmojo", "bmojo"]
+    assert b.block_types == ["bmojo", "bmojo"]
     assert b.rope_parameters["rope_theta"] == 10_000.0
 
 
@@ -126,12 +126,12 @@ def test_presets(preset, layers, parts):
         window=4,
         eidetic_size=4,
     )
-    assert config.layer_types == layers
+    assert config.block_types == layers
     assert config.window == 4
     assert config.has_eidetic == (preset.__name__ == "bmojo")
     names = {part.name for part in BMojoForCausalLM(config).state_parts()} - {"n"}
     assert {name.rsplit(".", 1)[1].split("_")[0] for name in names} == parts
-    assert preset().num_hidden_layers == len(preset().layer_types) == 12
+    assert preset().num_hidden_layers == len(preset().block_types) == 12
 
 
 def test_presets_refuse_what_the_constructor_refuses():

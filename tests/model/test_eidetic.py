@@ -33,9 +33,11 @@ def model_with(**changes) -> BMojoForCausalLM:
     """A predictor that is not the initial one, so that scores are not alike."""
     model = tiny_model("bmojo", window=WINDOW, **({"eidetic_size": SLOTS} | changes))
     generator = torch.Generator().manual_seed(2)
-    for block in model.layers:
+    for block in model.model.layers:
         eidetic = block.layer.eidetic
-        eidetic.predictor.add_(0.2 * torch.randn(eidetic.predictor.shape, generator=generator))
+        eidetic.predictor_bias.add_(
+            0.2 * torch.randn(eidetic.predictor_bias.shape, generator=generator)
+        )
         if model.config.eidetic_score_bias:
             eidetic.score_bias.copy_(torch.rand(4, generator=generator))
     return model
@@ -103,7 +105,7 @@ def test_the_full_form_holds_the_same_sets(period, half_life):
     model = model_with(selection_period=period, eidetic_half_life=half_life)
     scores, sets = scores_and_sets(model, random_ids(2, LENGTH), 0)
     call = FullCall(2, LENGTH, period, torch.device("cpu"))
-    full = model.layers[0].layer.eidetic.sets(scores, call)
+    full = model.model.layers[0].layer.eidetic.sets(scores, call)
     for row in range(2):
         for index in range(sets.shape[1]):
             a, b = (x[row, index] for x in (full, sets))
@@ -184,7 +186,7 @@ class Recorder:
 
     def __init__(self, model: BMojoForCausalLM, layer: int = 0) -> None:
         self.calls: list[list[Memory]] = []
-        model.layers[layer].layer.ops = dataclasses.replace(model.ops, memory_attention=self)
+        model.model.layers[layer].layer.ops = dataclasses.replace(model.ops, memory_attention=self)
 
     def __call__(self, memories: list[Memory]) -> Tensor:
         self.calls.append([Memory(*(x if x is None else x.clone() for x in m)) for m in memories])
@@ -198,8 +200,8 @@ class Tokens:
     """
 
     def __init__(self, model: BMojoForCausalLM, ids: Tensor) -> None:
-        block = model.layers[0]
-        u = block.input_norm(model.embed_tokens(ids))
+        block = model.model.layers[0]
+        u = block.input_norm(model.model.embed_tokens(ids))
         self.query = block.layer.qkv.query(u)[0]  # (H, T, D), not rotated
         self.key, self.value = (x[0] for x in block.layer.qkv.key_value(u))  # (Hk, T, D)
         call = FullCall(1, ids.shape[1], model.config.selection_period, ids.device)
@@ -288,7 +290,7 @@ def test_the_score_is_added_to_eidetic_logits_alone(form, bias):
             continue
         seen = tokens.seen(eidetic, row, column)
         got = eidetic.bias[row][:, eidetic.visible[row, 0, column]]  # (H, S)
-        beta = model.layers[0].layer.eidetic.score_bias
+        beta = model.model.layers[0].layer.eidetic.score_bias
         torch.testing.assert_close(got, beta.outer(scores[0, seen]), atol=1e-4, rtol=1e-4)
         seen_any |= bool(seen)
     assert seen_any == bias
@@ -296,7 +298,7 @@ def test_the_score_is_added_to_eidetic_logits_alone(form, bias):
 
 def turn(x: Tensor, position: int, model: BMojoForCausalLM) -> Tensor:
     """x (H, S, D) rotated by a position."""
-    rotation = model.rotary(torch.tensor([[position]], dtype=torch.int32), x.dtype)
+    rotation = model.model.rotary(torch.tensor([[position]], dtype=torch.int32), x.dtype)
     return rotation(x.unsqueeze(0))[0]
 
 

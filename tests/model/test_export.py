@@ -58,7 +58,7 @@ class Select(nn.Module):
 def model_of(kind: str) -> BMojoForCausalLM:
     if "+" in kind:
         return tiny_model(kind)
-    return tiny_model(kind, layer_types=[kind], num_hidden_layers=1)
+    return tiny_model(kind, block_types=[kind], num_hidden_layers=1)
 
 
 def state_after(model: BMojoForCausalLM, count: int) -> State:

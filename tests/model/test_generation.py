@@ -205,7 +205,7 @@ def test_a_cache_that_may_not_be_used_is_refused():
 
 def test_embeddings_are_refused():
     model = MODELS[MIXED]
-    embeddings = model.embed_tokens(random_ids(1, 5))
+    embeddings = model.model.embed_tokens(random_ids(1, 5))
     with pytest.raises(
         ValueError, match=r"inputs_embeds: expected None, .*\(1, 5, 32\).*input_ids"
     ):

@@ -27,7 +27,7 @@ def _without_gradients():
 
 
 def one_shot(model, ids):
-    return model.feed(ids, model.new_state(ids.shape[0]), all_logits=True)
+    return model.feed(ids, model.new_state(ids.shape[0]), all_tokens=True)
 
 
 def with_weights_of(source: BMojoForCausalLM, target: BMojoForCausalLM) -> BMojoForCausalLM:
@@ -45,7 +45,7 @@ def test_split_equals_one_shot(kind, cuts, donate):
     expected, expected_state = one_shot(model, ids)
     state, logits = model.new_state(2), []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), LENGTH], strict=True):
-        out, state = model.feed(ids[:, start:end], state, all_logits=True, donate=donate)
+        out, state = model.feed(ids[:, start:end], state, all_tokens=True, donate=donate)
         logits.append(out)
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, **CLOSE)
     assert_close(state, expected_state)
@@ -83,7 +83,7 @@ def test_the_least_and_the_longest_of_each_size(smallest):
     expected, expected_state = one_shot(model, ids)
     state, logits = model.new_state(2), []
     for piece in ids.split([1, 2, 9, 1, 8], dim=1):
-        out, state = model.feed(piece, state, all_logits=True)
+        out, state = model.feed(piece, state, all_tokens=True)
         logits.append(out)
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, **CLOSE)
     torch.testing.assert_close(model(ids, use_cache=False).logits, expected, **CLOSE)
@@ -183,7 +183,7 @@ save_file({"logits": logits, **state}, sys.argv[4])
 
 def test_save_load_continue_in_another_process(tmp_path):
     every_part = ["mamba2", "attention", "bmojo"]
-    model = tiny_model("bmojo", num_hidden_layers=3, layer_types=every_part)
+    model = tiny_model("bmojo", num_hidden_layers=3, block_types=every_part)
     ids = random_ids(1, 40)
     model.save_pretrained(tmp_path / "model")
     _, state = model.feed(ids[:, :21], model.new_state(1))
@@ -216,7 +216,7 @@ def test_gradients_agree_with_finite_differences(kind):
     parameters = dict(model.named_parameters())
 
     def loss() -> torch.Tensor:
-        h, _ = model.full(ids)
+        h, _ = model.model.full(ids)
         logits = model.lm_head(h[:, :-1]).flatten(0, 1)
         return cross_entropy(logits, ids[:, 1:].flatten())
 

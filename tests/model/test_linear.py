@@ -78,8 +78,12 @@ def test_no_rows() -> None:
 def test_large_layers_are_packed_and_unpacked(model: BMojoForCausalLM) -> None:
     before, truth = {k: v.clone() for k, v in model.state_dict().items()}, logits(model)
     assert "oneDNN weights in" in prepack(model)
-    assert {"lm_head", "layers.0.mlp.gate_proj", "layers.0.layer.o_proj"} <= packed_names(model)
-    assert "layers.0.layer.qkv.k_proj" not in packed_names(model)
+    assert {
+        "lm_head",
+        "model.layers.0.mlp.gate_proj",
+        "model.layers.0.layer.o_proj",
+    } <= packed_names(model)
+    assert "model.layers.0.layer.qkv.k_proj" not in packed_names(model)
     torch.testing.assert_close(logits(model), truth, rtol=1e-4, atol=1e-5)
     prepack(model)  # a second time changes nothing
     unpack(model)
@@ -88,14 +92,14 @@ def test_large_layers_are_packed_and_unpacked(model: BMojoForCausalLM) -> None:
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(p.requires_grad for p in model.parameters())
-    assert model.lm_head.weight is model.embed_tokens.weight
+    assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(logits(model), truth)
 
 
 def test_one_copy_of_what_is_not_shared(model: BMojoForCausalLM) -> None:
     prepack(model)
-    assert model.layers[0].mlp.gate_proj.weight is None
-    assert model.lm_head.weight is model.embed_tokens.weight
+    assert model.model.layers[0].mlp.gate_proj.weight is None
+    assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 def test_state_dict_is_the_plain_one(model: BMojoForCausalLM) -> None:
@@ -107,7 +111,7 @@ def test_state_dict_is_the_plain_one(model: BMojoForCausalLM) -> None:
     model.load_state_dict({name: tensor + 1 for name, tensor in plain.items()})
     assert not packed_names(model)
     assert torch.equal(
-        model.layers[0].mlp.gate_proj.weight, plain["layers.0.mlp.gate_proj.weight"] + 1
+        model.model.layers[0].mlp.gate_proj.weight, plain["model.layers.0.mlp.gate_proj.weight"] + 1
     )
 
 
@@ -149,7 +153,7 @@ def test_moving_casting_and_training_unpack(
     prepack(model)
     change(model)
     assert not packed_names(model)
-    weight, embedding = model.layers[0].mlp.gate_proj.weight, model.embed_tokens.weight
+    weight, embedding = model.model.layers[0].mlp.gate_proj.weight, model.model.embed_tokens.weight
     assert (weight.device, weight.dtype) == (embedding.device, embedding.dtype)
     assert weight.requires_grad
 

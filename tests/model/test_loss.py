@@ -32,10 +32,10 @@ def test_training_adds_the_innovation_loss(weight):
     model = tiny_model(MIXED, innovation_loss_weight=weight)
     ids = random_ids(2, 20)
     plain = model(ids, labels=ids).loss
-    _, nothing = model.full(ids)
+    _, nothing = model.model.full(ids)
     assert not nothing.any()
     model.train()
-    _, innovation = model.full(ids)
+    _, innovation = model.model.full(ids)
     assert innovation.shape == (2,)
     assert (innovation > 0).all()
     assert (innovation <= 2).all()  # |f - f'|^2 <= 2 (|f|^2 + |f'|^2)
@@ -45,10 +45,10 @@ def test_training_adds_the_innovation_loss(weight):
 def test_the_innovation_loss_trains_the_predictor_alone():
     model = tiny_model(MIXED).train()
     with torch.enable_grad():
-        _, innovation = model.full(random_ids(2, 20))
+        _, innovation = model.model.full(random_ids(2, 20))
         innovation.sum().backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained == {"layers.1.layer.eidetic.predictor"}
+    assert trained == {"model.layers.1.layer.eidetic.predictor_bias"}
 
 
 # Gradient accumulation
@@ -116,9 +116,9 @@ def test_padding_changes_neither_loss_nor_gradients(pattern, at_padding):
 
 def test_the_innovation_of_a_row_is_that_of_its_valid_tokens():
     model, ids = in_training(), random_ids(3, 20)
-    _, innovation = model.full(ids, [20, 7, 0])
-    _, first = model.full(ids)
-    _, second = model.full(ids[:, :7])
+    _, innovation = model.model.full(ids, [20, 7, 0])
+    _, first = model.model.full(ids)
+    _, second = model.model.full(ids[:, :7])
     expected = torch.stack([first[0], second[1], torch.zeros(())])
     torch.testing.assert_close(innovation, expected)
 

@@ -29,7 +29,7 @@ def test_equals_the_spec(case):
         full = model(ids, use_cache=False).logits[0]
         state, pieces = model.new_state(1), []
         for piece in ids.split(9, dim=1):
-            logits, state = model.feed(piece, state, all_logits=True)
+            logits, state = model.feed(piece, state, all_tokens=True)
             pieces.append(logits[0])
     # Rotary angles are float32 in the model, whatever its dtype.
     torch.testing.assert_close(full, expected, atol=1e-4, rtol=1e-5)

@@ -58,7 +58,7 @@ def test_tied_weights_are_one_tensor_after_loading(tied, tmp_path):
     model = scrambled(MIXED, tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert (loaded.lm_head.weight is loaded.embed_tokens.weight) == tied
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
@@ -72,7 +72,7 @@ def test_config_round_trip(tmp_path):
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        layer_types=["attention", "mamba2", "bmojo", "sliding_attention"],
+        block_types=["attention", "mamba2", "bmojo", "sliding_attention"],
         max_position_embeddings=999,
         rms_norm_eps=1e-5,
         initializer_range=0.1,
@@ -107,7 +107,7 @@ def test_config_round_trip(tmp_path):
         if name != "mixer":  # there is but one
             assert getattr(changed, name) != getattr(default, name), f"{name}: test another value"
     written = json.loads((tmp_path / "config.json").read_text())
-    assert written["layer_types"] == ["attention", "mamba2", "bmojo", "sliding_attention"]
+    assert written["block_types"] == ["attention", "mamba2", "bmojo", "sliding_attention"]
     assert written["model_type"] == "bmojo"
 
 
@@ -136,8 +136,8 @@ def test_half_precision_keeps_recurrent_state_and_positions_exact(how, tmp_path)
     exact = {name for name, part in state.items() if part.dtype == torch.float32}
     assert {"layers.0.ssm", "layers.1.predictor", "layers.1.eidetic_score"} <= exact
     far = torch.tensor([[100_003]], dtype=torch.int32)  # bfloat16 knows no such number
-    exact_angles = model.rotary(far, torch.float32)
-    for got, angle in zip(half.rotary(far, torch.bfloat16), exact_angles, strict=True):
+    exact_angles = model.model.rotary(far, torch.float32)
+    for got, angle in zip(half.model.rotary(far, torch.bfloat16), exact_angles, strict=True):
         torch.testing.assert_close(got.float(), angle, atol=4e-3, rtol=0)
     rounded = copy.deepcopy(half).float()  # the same weights, exact arithmetic
     expected, _ = rounded.feed(ids, rounded.new_state(1))

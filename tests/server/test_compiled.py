@@ -20,7 +20,7 @@ def test_sessions_on_compiled_steps() -> None:
         settings = Settings(max_resident_sessions=0, compile_steps=compiled)  # all are evicted
         model = tiny_model()
         app = create_app(settings, model=model, tokenizer=byte_tokenizer())
-        assert (model.run_block is run_block) is not compiled
+        assert (model.model.run_block is run_block) is not compiled
         with TestClient(app) as client, torch._dynamo.config.patch(error_on_recompile=True):
             turn = {"prompt": "in the beginning", "session_id": "a", "max_new_tokens": 20}
             texts = [client.post("/generate", json=turn).json()["text"] for _ in range(2)]

@@ -16,7 +16,7 @@ TINY = Recipe(
         "intermediate_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "layer_types": ["mamba2", "bmojo"],
+        "block_types": ["mamba2", "bmojo"],
         "window": 16,
         "eidetic_size": 16,
     },

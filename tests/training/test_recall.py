@@ -97,10 +97,10 @@ def test_without_eidetic_is_the_same_model_with_no_slots() -> None:
     off, expected = without_eidetic(model), tiny_model(eidetic_size=0)
     expected.load_state_dict(model.state_dict(), strict=False)
     ids = torch.randint(0, 1200, (2, 100), generator=torch.Generator().manual_seed(0))
-    logits, state = off.feed(ids, off.new_state(2), all_logits=True)
-    assert torch.equal(logits, expected.feed(ids, expected.new_state(2), all_logits=True)[0])
+    logits, state = off.feed(ids, off.new_state(2), all_tokens=True)
+    assert torch.equal(logits, expected.feed(ids, expected.new_state(2), all_tokens=True)[0])
     assert not [name for name in state if "eidetic" in name]
-    on, _ = model.feed(ids, model.new_state(2), all_logits=True)
+    on, _ = model.feed(ids, model.new_state(2), all_tokens=True)
     torch.testing.assert_close(on[:, :16], logits[:, :16], atol=1e-4, rtol=1e-4)
     assert (on[:, 32:] - logits[:, 32:]).abs().max() > 1e-3
 
@@ -159,7 +159,7 @@ def test_release_and_install(unbroken: Training, tmp_path: Path) -> None:
     }
     assert [path.name for path in target.parent.iterdir()] == ["default_model"]
     model = AutoModelForCausalLM.from_pretrained(target)
-    assert torch.equal(model.embed_tokens.weight, unbroken.model.embed_tokens.weight)
+    assert torch.equal(model.model.embed_tokens.weight, unbroken.model.model.embed_tokens.weight)
     assert AutoTokenizer.from_pretrained(target)("x")["input_ids"][0] == model.config.bos_token_id
 
 
