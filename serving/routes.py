@@ -33,6 +33,8 @@ from serving.text import TextStream
 from serving.turns import play
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+# Line ends to many readers of lines (str.splitlines), though not to JSON or server-sent events.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 _STREAM_EXAMPLE = """\
 data: {"text":" seven"}
 
@@ -271,4 +273,4 @@ async def stream(
 
 def sse(data: BaseModel, event: str | None = None) -> bytes:
     """One server-sent event with JSON data."""
-    return format_sse_event(data_str=data.model_dump_json(), event=event)
+    return format_sse_event(data_str=data.model_dump_json().translate(_LINE_ENDS), event=event)
