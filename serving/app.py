@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bmojo_neuron import BMojoForCausalLM, __version__
 from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
-from serving.engine import Engine
+from bmojo_neuron.text import PromptEncoder
+from serving.engine import Engine, end_tokens
 from serving.errors import add_error_handlers
 from serving.routes import Service, build_router
 from serving.sessions import MemoryStore
@@ -70,13 +71,12 @@ def create_app(
             compile_steps(model)
         except RuntimeError as error:
             raise ValueError(f"compile_steps: {error}; or leave it unset") from error
-    eos = model.config.eos_token_id
     store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
     engine = Engine(
         model,
         store,
         bos=tokenizer.bos_token_id,
-        eos=frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos),
+        eos=end_tokens(model),
         max_waiting=settings.max_queued_turns,
         prefill_piece=settings.prefill_piece,
     )

@@ -293,3 +293,13 @@ class Engine:
 def _check(turn: Turn) -> None:
     if turn.cancelled is not None:
         raise turn.cancelled
+def end_tokens(model: BMojoForCausalLM) -> frozenset[int]:
+    """The tokens that end a text: those of the generation config if it names any, else the
+    config's, as in `generate` of transformers.
+    """
+    ids = None if model.generation_config is None else model.generation_config.eos_token_id
+    if ids is None:
+        ids = model.config.eos_token_id
+    return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
+
+
