@@ -65,6 +65,7 @@ def create_app(
             f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got "
             f"{len(tokenizer)}; load both from one directory"
         )
+    encode = PromptEncoder(tokenizer)
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
         try:
@@ -98,7 +99,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
-    app.state.service = Service(settings, tokenizer, engine, store)
+    app.state.service = Service(settings, tokenizer, encode, engine, store)
     app.include_router(build_router(app.state.service))
     add_error_handlers(app)
     return app

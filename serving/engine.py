@@ -78,6 +78,8 @@ class Turn:
         prompt: token ids, at least one.
         max_new_tokens: at least 1.
         sampler: chooses the tokens.
+        on_start: called in the engine thread once and first, with the tokens that the turn feeds
+            before it samples.
         on_token: called in the engine thread with each sampled token but end-of-text; True ends
             the turn after this token.
         on_end: called in the engine thread once and last, with the result or with what went wrong.
@@ -87,6 +89,7 @@ class Turn:
     prompt: Sequence[int]
     max_new_tokens: int
     sampler: Sampler
+    on_start: Callable[[Sequence[int]], None]
     on_token: Callable[[int], bool]
     on_end: Callable[[TurnResult | EngineError], None]
     session_id: str | None = None
@@ -246,6 +249,7 @@ class Engine:
             prompt = list(turn.prompt)
             unfed = [*([] if session.pending is None else [session.pending]), *prompt]
 
+        turn.on_start(unfed)
         for start in range(0, len(unfed), self._prefill_piece):
             logits, state = self._feed(turn, unfed[start : start + self._prefill_piece], state)
         generated = 0
@@ -290,9 +294,6 @@ class Engine:
         return "length" if generated == turn.max_new_tokens else None
 
 
-def _check(turn: Turn) -> None:
-    if turn.cancelled is not None:
-        raise turn.cancelled
 def end_tokens(model: BMojoForCausalLM) -> frozenset[int]:
     """The tokens that end a text: those of the generation config if it names any, else the
     config's, as in `generate` of transformers.
@@ -303,3 +304,6 @@ def end_tokens(model: BMojoForCausalLM) -> frozenset[int]:
     return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
+def _check(turn: Turn) -> None:
+    if turn.cancelled is not None:
+        raise turn.cancelled

@@ -7,10 +7,10 @@ from contextlib import suppress
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from bmojo_neuron.text import TextStream
 from serving.engine import Engine, EngineError, Turn, TurnResult
 from serving.sampling import Sampler
 from serving.schemas import GenerateRequest
-from serving.text import TextStream
 
 
 async def play(
@@ -44,6 +44,7 @@ async def play(
         prompt,
         asked.max_new_tokens,
         Sampler(asked.temperature, asked.top_k, asked.top_p, asked.seed),
+        on_start=text.start,
         on_token=on_token,
         on_end=post,
         session_id=asked.session_id,
