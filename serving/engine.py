@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bmojo_neuron import BMojoForCausalLM
-from bmojo_neuron.state import State, copy_state
+from bmojo_neuron.state import State, copy_state, not_finite
 from serving.sampling import Sampler
 from serving.sessions import Session, SessionStore
 
@@ -78,21 +78,21 @@ class Turn:
         prompt: token ids, at least one.
         max_new_tokens: at least 1.
         sampler: chooses the tokens.
-        on_start: called in the engine thread once and first, with the tokens that the turn feeds
-            before it samples.
         on_token: called in the engine thread with each sampled token but end-of-text; True ends
             the turn after this token.
         on_end: called in the engine thread once and last, with the result or with what went wrong.
         session_id: None plays the turn on a fresh state that nobody keeps.
+        on_start: called in the engine thread once and first, with the tokens that the turn feeds
+            before it samples.
     """
 
     prompt: Sequence[int]
     max_new_tokens: int
     sampler: Sampler
-    on_start: Callable[[Sequence[int]], None]
     on_token: Callable[[int], bool]
     on_end: Callable[[TurnResult | EngineError], None]
     session_id: str | None = None
+    on_start: Callable[[Sequence[int]], None] = lambda _: None
     cancelled: EngineError | None = field(default=None, init=False)
 
 
@@ -261,6 +261,11 @@ class Engine:
                 break
             logits, state = self._feed(turn, [token], state)
 
+        if broken := not_finite(state):
+            raise ValueError(
+                f"state: expected finite numbers, got inf or NaN in {', '.join(broken)}; the model "
+                "or its weights are broken"
+            )
         _check(turn)
         committed = None
         if turn.session_id is not None:

@@ -44,10 +44,10 @@ async def play(
         prompt,
         asked.max_new_tokens,
         Sampler(asked.temperature, asked.top_k, asked.top_p, asked.seed),
-        on_start=text.start,
         on_token=on_token,
         on_end=post,
         session_id=asked.session_id,
+        on_start=text.start,
     )
     watch = asyncio.create_task(_abort_on_disconnect(engine, turn, request))
     try:
