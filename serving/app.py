@@ -72,7 +72,9 @@ def create_app(
             compile_steps(model)
         except RuntimeError as error:
             raise ValueError(f"compile_steps: {error}; or leave it unset") from error
-    store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
+    store = MemoryStore(
+        settings.max_sessions, settings.max_resident_sessions, model.state_parts(), model.device
+    )
     engine = Engine(
         model,
         store,
