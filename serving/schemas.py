@@ -42,11 +42,6 @@ class GenerateRequest(BaseModel):
         description="New text only: what the session holds already is not sent again.",
         examples=["Note: Ruth is seven.\n"],
     )
-    parse_special_tokens: bool = Field(
-        False,
-        description="Names of special tokens in the prompt become these tokens, as a chat template "
-        "needs it. Leave it out for text that somebody else wrote: then they are text.",
-    )
     session_id: SessionId | None = Field(
         None, description="The session to continue or begin. Without one nothing is kept."
     )
@@ -85,6 +80,11 @@ class GenerateRequest(BaseModel):
         description="End before the first of these strings. The text leaves it out; the session "
         "keeps every token that was generated, those of the stop string included.",
         examples=[["\n\n"]],
+    )
+    parse_special_tokens: bool = Field(
+        False,
+        description="Names of special tokens in the prompt become these tokens, as a chat template "
+        "needs it. Leave it out for text that somebody else wrote: then they are text.",
     )
 
 
