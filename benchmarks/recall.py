@@ -28,7 +28,7 @@ from benchmarks.report import RESULTS, ROOT, environment, footer, require_green,
 from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.linear import prepack
 from bmojo_neuron.model import default_model_path
-from bmojo_neuron.state import State
+from bmojo_neuron.state import State, StatePart
 from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, evaluation_dialogue
 from bmojo_neuron.training.recall import Recall, measure_all, perplexity
@@ -135,7 +135,7 @@ def measure_cuts(model: BMojoForCausalLM, source: DialogueSource, plan: Plan) ->
                 logits, state = model.feed(piece, state, all_tokens=True)
                 parts.append(logits)
                 if way == WAYS[1]:
-                    state, size = through_bytes(state)
+                    state, size = through_bytes(state, model.state_parts())
                     sessions.append(size)
             cut = torch.cat(parts, dim=1)
             same[way] += int((answers(cut, before) == answers(whole, before)).sum())
@@ -156,10 +156,10 @@ def answers(logits: Tensor, places: Tensor) -> Tensor:
     return logits[0, places].argmax(-1)
 
 
-def through_bytes(state: State) -> tuple[State, int]:
+def through_bytes(state: State, parts: list[StatePart]) -> tuple[State, int]:
     """The state as the session store brings it back after an eviction, and its size meanwhile."""
     data = Session.first("alice", state, pending=None).to_bytes()
-    return Session.from_bytes(data).state, len(data)
+    return Session.from_bytes(data, parts).state, len(data)
 
 
 def find(result: dict[str, Any], distance: int, split: str, eidetic: bool) -> Recall | None:

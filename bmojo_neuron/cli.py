@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from bmojo_neuron.text import TextStream
 
 app = typer.Typer(
     name="bmojo",
@@ -61,6 +64,13 @@ def generate(
     stream: Annotated[
         bool, typer.Option(help="Print text as it comes, not all of it at the end.")
     ] = True,
+    parse_special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special-tokens",
+            help="Names of special tokens in the prompt are these tokens, not text.",
+        ),
+    ] = False,
 ) -> None:
     """Continue a text; prints the continuation alone."""
     if not prompt:
@@ -70,23 +80,31 @@ def generate(
         _fail(f"--temperature: expected a number from 0 to 2, got {temperature}", code=2)
     if not 0 < top_p <= 1:
         _fail(f"--top-p: expected a number above 0 and up to 1, got {top_p}", code=2)
+    import torch
+
+    from bmojo_neuron.text import PromptEncoder, TextStream
+
     with _one_line_errors():
         network, tokenizer = _load(model)
-    import torch
-    from transformers import TextStreamer
+        encode = PromptEncoder(tokenizer)
+    ids = encode(prompt, parse_special_tokens=parse_special_tokens, add_special_tokens=True)
+    if not ids:
+        _fail("--prompt: expected a text of at least one token, got none", code=2)
 
     how: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    text = TextStream(tokenizer)
     if stream:
-        how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        how["streamer"] = _Printer(text)
     if seed is not None:
         torch.manual_seed(seed)
-    inputs = tokenizer(prompt, return_tensors="pt")
-    tokens = network.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    inputs = torch.tensor([ids])
+    mask = torch.ones_like(inputs)
+    tokens = network.generate(inputs, attention_mask=mask, max_new_tokens=max_new_tokens, **how)
     if not stream:
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        typer.echo(tokenizer.decode(new, skip_special_tokens=True))
+        text.start(ids)
+        typer.echo("".join(map(text.push, tokens[0, len(ids) :].tolist())) + text.flush())
 
 
 @app.command()
@@ -189,6 +207,26 @@ def doctor(
     else:
         Console().print(render(report))
     raise typer.Exit(0 if report.usable else 1)
+
+
+class _Printer:
+    """What `generate` of transformers wants as its streamer: prints text as tokens come."""
+
+    def __init__(self, text: "TextStream") -> None:
+        self._text, self._started = text, False
+
+    def put(self, tokens: "Tensor") -> None:
+        """The prompt first, then new tokens."""
+        ids = tokens.flatten().tolist()
+        if self._started:
+            typer.echo("".join(map(self._text.push, ids)), nl=False)
+        else:
+            self._text.start(ids)
+        self._started = True
+
+    def end(self) -> None:
+        """No token follows."""
+        typer.echo(self._text.flush())
 
 
 def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":

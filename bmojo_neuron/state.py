@@ -91,6 +91,55 @@ def grow(state: Mapping[str, Tensor], parts: Iterable[StatePart], capacity: int)
     return out
 
 
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parts that hold inf or NaN. Unused capacity holds `initial`, so it is read too.
+
+    One pass over each part, and one wait for the device.
+    """
+    parts = {name: x for name, x in state.items() if x.is_floating_point() and x.numel()}
+    finite = [torch.stack(x.aminmax()).isfinite().all() for x in parts.values()]
+    flags = torch.stack(finite).tolist() if finite else []
+    return [name for name, ok in zip(parts, flags, strict=True) if not ok]
+
+
+def check_state(state: Mapping[str, Tensor], parts: Sequence[StatePart], batch_size: int) -> None:
+    """Check a state that comes from outside against the registry.
+
+    Raises:
+        ValueError: a part is missing, unknown, of another shape or dtype, or holds what no model
+            writes: inf or NaN, or positions beyond n.
+    """
+
+    def require(ok: bool, name: str, expected: object, got: object) -> None:
+        if not ok:
+            raise ValueError(f"{name}: expected {expected}, got {got}")
+
+    known = [part.name for part in parts]
+    for name in known:
+        require(name in state, name, "a tensor", "none")
+    for name in state:
+        require(name in known, name, "no such part", "one")
+    growing = [(state[part.name].shape, part.grows + 1) for part in parts if part.grows is not None]
+    capacity = max((size for shape, axis in growing for size in shape[axis : axis + 1]), default=0)
+    for part in parts:
+        tensor = state[part.name]
+        sizes = (capacity if axis == part.grows else size for axis, size in enumerate(part.shape))
+        shape = (batch_size, *sizes)
+        require(tensor.shape == shape, part.name, f"shape {shape}", tuple(tensor.shape))
+        require(tensor.dtype == part.dtype, part.name, part.dtype, tensor.dtype)
+    for name in not_finite(state):
+        require(False, name, "finite numbers", "inf or NaN")
+    n = state["n"].unsqueeze(1)
+    if growing:
+        require(int(n.max()) <= capacity, "n", f"at most the capacity {capacity}", int(n.max()))
+    for part in parts:
+        if not part.dtype.is_floating_point:  # counts and positions of tokens
+            x = state[part.name].view(batch_size, -1)
+            ok = bool(((x >= part.initial) & (x <= n)).all())
+            least, most = int(x.min()), int(x.max())
+            require(ok, part.name, f"{part.initial:g} to n = {int(n.max())}", f"{least} to {most}")
+
+
 def state_bytes(state: Mapping[str, Tensor]) -> int:
     """Resident bytes of all parts."""
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

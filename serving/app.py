@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bmojo_neuron import BMojoForCausalLM, __version__
 from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
-from serving.engine import Engine
+from bmojo_neuron.text import PromptEncoder
+from serving.engine import Engine, end_tokens
 from serving.errors import add_error_handlers
 from serving.routes import Service, build_router
 from serving.sessions import MemoryStore
@@ -64,19 +65,21 @@ def create_app(
             f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got "
             f"{len(tokenizer)}; load both from one directory"
         )
+    encode = PromptEncoder(tokenizer)
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
         try:
             compile_steps(model)
         except RuntimeError as error:
             raise ValueError(f"compile_steps: {error}; or leave it unset") from error
-    eos = model.config.eos_token_id
-    store = MemoryStore(settings.max_sessions, settings.max_resident_sessions, model.device)
+    store = MemoryStore(
+        settings.max_sessions, settings.max_resident_sessions, model.state_parts(), model.device
+    )
     engine = Engine(
         model,
         store,
         bos=tokenizer.bos_token_id,
-        eos=frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos),
+        eos=end_tokens(model),
         max_waiting=settings.max_queued_turns,
         prefill_piece=settings.prefill_piece,
     )
@@ -98,7 +101,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
-    app.state.service = Service(settings, tokenizer, engine, store)
+    app.state.service = Service(settings, tokenizer, encode, engine, store)
     app.include_router(build_router(app.state.service))
     add_error_handlers(app)
     return app

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bmojo_neuron import BMojoForCausalLM
-from bmojo_neuron.state import State, copy_state
+from bmojo_neuron.state import State, copy_state, not_finite
 from serving.sampling import Sampler
 from serving.sessions import Session, SessionStore
 
@@ -82,6 +82,8 @@ class Turn:
             the turn after this token.
         on_end: called in the engine thread once and last, with the result or with what went wrong.
         session_id: None plays the turn on a fresh state that nobody keeps.
+        on_start: called in the engine thread once and first, with the tokens that the turn feeds
+            before it samples.
     """
 
     prompt: Sequence[int]
@@ -90,6 +92,7 @@ class Turn:
     on_token: Callable[[int], bool]
     on_end: Callable[[TurnResult | EngineError], None]
     session_id: str | None = None
+    on_start: Callable[[Sequence[int]], None] = lambda _: None
     cancelled: EngineError | None = field(default=None, init=False)
 
 
@@ -246,6 +249,7 @@ class Engine:
             prompt = list(turn.prompt)
             unfed = [*([] if session.pending is None else [session.pending]), *prompt]
 
+        turn.on_start(unfed)
         for start in range(0, len(unfed), self._prefill_piece):
             logits, state = self._feed(turn, unfed[start : start + self._prefill_piece], state)
         generated = 0
@@ -257,6 +261,11 @@ class Engine:
                 break
             logits, state = self._feed(turn, [token], state)
 
+        if broken := not_finite(state):
+            raise ValueError(
+                f"state: expected finite numbers, got inf or NaN in {', '.join(broken)}; the model "
+                "or its weights are broken"
+            )
         _check(turn)
         committed = None
         if turn.session_id is not None:
@@ -288,6 +297,16 @@ class Engine:
         if turn.on_token(token):
             return "stop"
         return "length" if generated == turn.max_new_tokens else None
+
+
+def end_tokens(model: BMojoForCausalLM) -> frozenset[int]:
+    """The tokens that end a text: those of the generation config if it names any, else the
+    config's, as in `generate` of transformers.
+    """
+    ids = None if model.generation_config is None else model.generation_config.eos_token_id
+    if ids is None:
+        ids = model.config.eos_token_id
+    return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
 def _check(turn: Turn) -> None:

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
+from bmojo_neuron.text import PromptEncoder, TextStream
 from serving.engine import Engine, EngineError, TurnResult
 from serving.errors import APIError, bad_request, echo, from_engine, invalid, session_not_found
 from serving.schemas import (
@@ -29,10 +30,11 @@ from serving.schemas import (
 )
 from serving.sessions import SessionStore
 from serving.settings import Settings
-from serving.text import TextStream
 from serving.turns import play
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+# Line ends to many readers of lines (str.splitlines), though not to JSON or server-sent events.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 _STREAM_EXAMPLE = """\
 data: {"text":" seven"}
 
@@ -76,6 +78,7 @@ class Service:
 
     settings: Settings
     tokenizer: PreTrainedTokenizerBase
+    encode: PromptEncoder
     engine: Engine
     store: SessionStore
 
@@ -226,7 +229,7 @@ def tokenize(service: Service, asked: GenerateRequest) -> list[int]:
         raise bad_request(
             "max_new_tokens", f"at most {settings.max_new_tokens}", echo(asked.max_new_tokens)
         )
-    ids: list[int] = service.tokenizer.encode(asked.prompt, add_special_tokens=False, verbose=False)
+    ids = service.encode(asked.prompt, parse_special_tokens=asked.parse_special_tokens)
     if not ids:
         raise bad_request("prompt", "a text of at least one token", "none")
     if len(ids) > settings.max_prompt_tokens:
@@ -271,4 +274,4 @@ async def stream(
 
 def sse(data: BaseModel, event: str | None = None) -> bytes:
     """One server-sent event with JSON data."""
-    return format_sse_event(data_str=data.model_dump_json(), event=event)
+    return format_sse_event(data_str=data.model_dump_json().translate(_LINE_ENDS), event=event)

@@ -1,5 +1,7 @@
 """From logits to the next token."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,10 +34,15 @@ class Sampler:
         """The next token; logits: (V,) of any float dtype, on any device.
 
         Raises:
-            ValueError: the logits hold NaN, so no token can be chosen.
+            ValueError: the largest is no finite number (NaN counts as the largest), so no token can
+                be chosen.
         """
-        if bool(logits.isnan().any()):
-            raise ValueError("logits: expected numbers, got NaN; the model or its state is broken")
+        largest = float(logits.max())
+        if not math.isfinite(largest):
+            raise ValueError(
+                f"logits: expected a largest that is finite, got {largest}; the model or its state "
+                "is broken"
+            )
         if self._temperature == 0:
             return int(logits.argmax())
         # On the host in float64: one seed draws alike on all devices, and no temperature overflows.

@@ -81,6 +81,11 @@ class GenerateRequest(BaseModel):
         "keeps every token that was generated, those of the stop string included.",
         examples=[["\n\n"]],
     )
+    parse_special_tokens: bool = Field(
+        False,
+        description="Names of special tokens in the prompt become these tokens, as a chat template "
+        "needs it. Leave it out for text that somebody else wrote: then they are text.",
+    )
 
 
 class SessionRef(BaseModel):

@@ -11,20 +11,22 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Protocol
 
 import torch
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from bmojo_neuron.state import State
+from bmojo_neuron.state import State, StatePart, check_state
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "bmojo-session-1"
+_FORMAT = "bmojo-session-2"
 
 
 class SessionError(Exception):
@@ -37,6 +39,19 @@ class SessionBusy(SessionError):
 
 class StoreFull(SessionError):
     """Every place is taken by a session with a turn in progress, so none can be evicted."""
+
+
+class _Metadata(BaseModel):
+    """A session's fields but its state, as JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(min_length=1)
+    version: int = Field(ge=1)
+    pending: int | None = Field(ge=0, lt=2**31)
+    tokens: int = Field(ge=0)
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,43 +100,65 @@ class Session:
 
     def to_bytes(self) -> bytes:
         """The session as a safetensors file: the state's tensors by name, the rest as metadata."""
-        meta = {
-            "format": _FORMAT,
-            "id": self.id,
-            "version": self.version,
-            "pending": self.pending,
-            "tokens": self.tokens,
-            "created_at": self.created_at.isoformat(),
-            "updated_at": self.updated_at.isoformat(),
-        }
+        names = _Metadata.model_fields
+        text = _Metadata(**{name: getattr(self, name) for name in names}).model_dump_json()
         tensors = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in self.state.items()
         }
-        return save(tensors, metadata={"session": json.dumps(meta)})
+        digest = _digest(text, tensors)
+        return save(tensors, {"format": _FORMAT, "session": text, "digest": digest})
 
     @classmethod
-    def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> "Session":
+    def from_bytes(
+        cls, data: bytes, parts: Sequence[StatePart], device: torch.device | str = "cpu"
+    ) -> "Session":
         """What `to_bytes` wrote, with its state on `device`.
 
+        Args:
+            parts: of the model that is to continue it, from `state_parts`.
+
         Raises:
-            ValueError: the bytes are cut, foreign or of another format version.
+            ValueError: the bytes are cut, changed, foreign, of another format version, or hold the
+                session of another model.
         """
         try:
-            state = {name: tensor.to(device) for name, tensor in load(data).items()}
+            state = load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            meta: Mapping[str, object] = json.loads(header["__metadata__"]["session"])
-        except (SafetensorError, KeyError, ValueError) as error:
+            found, text, digest = (
+                header["__metadata__"][name] for name in ("format", "session", "digest")
+            )
+        except (SafetensorError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"data: expected bytes from Session.to_bytes, got {len(data)} bytes "
                 f"that are none ({error})"
             ) from error
-        if meta.get("format") != _FORMAT:
-            raise ValueError(f"data: expected format {_FORMAT!r}, got {meta.get('format')!r}")
-        fields = {name: value for name, value in meta.items() if name != "format"}
-        for name in ("created_at", "updated_at"):
-            fields[name] = datetime.fromisoformat(str(fields[name]))
-        return cls(state=state, **fields)  # type: ignore[arg-type]
+        if found != _FORMAT:
+            raise ValueError(f"data: expected format {_FORMAT!r}, got {found!r}")
+        try:
+            meta = _Metadata.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"])) or "session"
+            got = repr(first["input"])[:80]
+            raise ValueError(f"{name}: {first['msg']}, got {got}") from error
+        check_state(state, parts, batch_size=1)
+        if meta.tokens != (held := _count(state, meta.pending)):
+            raise ValueError(
+                f"tokens: expected {held}, as the state counts them, got {meta.tokens}"
+            )
+        if digest != _digest(text, state):
+            raise ValueError("data: expected what Session.to_bytes wrote, got bytes changed since")
+        state = {name: tensor.to(device) for name, tensor in state.items()}
+        return cls(state=state, **meta.__dict__)
+
+
+def _digest(text: str, tensors: State) -> str:
+    """Of all that a session's bytes say, so that no change of theirs goes unnoticed."""
+    digest = blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _count(state: State, pending: int | None) -> int:
@@ -171,13 +208,19 @@ class MemoryStore:
     Args:
         max_sessions: places, those of claimed new sessions included.
         max_resident: sessions kept as tensors on `device`.
+        parts: of the model's state.
         device: where the model wants the state of a session that comes back from bytes.
     """
 
     def __init__(
-        self, max_sessions: int, max_resident: int, device: torch.device | str = "cpu"
+        self,
+        max_sessions: int,
+        max_resident: int,
+        parts: Sequence[StatePart],
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._max_sessions, self._max_resident, self._device = max_sessions, max_resident, device
+        self._max_sessions, self._max_resident = max_sessions, max_resident
+        self._parts, self._device = parts, device
         self._sessions: OrderedDict[str, Session | bytes] = OrderedDict()  # longest unused first
         self._claimed: set[str] = set()
         self._lock = threading.Lock()
@@ -216,7 +259,9 @@ class MemoryStore:
         """See `SessionStore`."""
         with self._lock:
             entry = self._sessions.get(session_id)
-        return Session.from_bytes(entry, self._device) if isinstance(entry, bytes) else entry
+        if isinstance(entry, bytes):
+            return Session.from_bytes(entry, self._parts, self._device)
+        return entry
 
     def delete(self, session_id: str) -> bool:
         """See `SessionStore`."""

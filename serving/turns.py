@@ -7,10 +7,10 @@ from contextlib import suppress
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from bmojo_neuron.text import TextStream
 from serving.engine import Engine, EngineError, Turn, TurnResult
 from serving.sampling import Sampler
 from serving.schemas import GenerateRequest
-from serving.text import TextStream
 
 
 async def play(
@@ -47,6 +47,7 @@ async def play(
         on_token=on_token,
         on_end=post,
         session_id=asked.session_id,
+        on_start=text.start,
     )
     watch = asyncio.create_task(_abort_on_disconnect(engine, turn, request))
     try:

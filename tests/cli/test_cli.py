@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
@@ -14,6 +15,7 @@ from bmojo_neuron import BMojoConfig, BMojoForCausalLM, __version__
 from bmojo_neuron.cli import app
 from bmojo_neuron.training.recipe import RECIPES, Recipe
 from serving.schemas import GenerateRequest
+from tests.model.pieces import BYTES, PIECES, sentencepiece
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,6 +185,60 @@ def test_generate_prints_the_continuation_alone(tiny_model: Path) -> None:
     tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     continuation = tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :])
     assert whole.stdout == f"{continuation}\n"
+
+
+@pytest.fixture(scope="module")
+def piece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a tokenizer as Llama's."""
+    path = tmp_path_factory.mktemp("pieces")
+    tokenizer = sentencepiece("bpe")
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "window": 16}
+    model = BMojoForCausalLM(BMojoConfig.bmojo_f(vocab_size=len(tokenizer), **sizes))
+    with (
+        torch.no_grad()
+    ):  # all tokens alike: spaces, line ends, control tokens, but no half letters
+        model.lm_head.weight.zero_()
+    model.generation_config.suppress_tokens = [PIECES.index(byte) for byte in BYTES[128:]]
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_first_space_of_a_continuation_is_kept(piece_model: Path, seed: int) -> None:
+    """And a stream prints what the whole would, line ends and special tokens included."""
+    tokenizer = AutoTokenizer.from_pretrained(piece_model)
+    model = BMojoForCausalLM.from_pretrained(piece_model).eval()
+    prompt = tokenizer("a", return_tensors="pt")
+    how = {"max_new_tokens": 120, "do_sample": True, "temperature": 1.0, "top_k": 0}
+    torch.manual_seed(seed)
+    tokens = model.generate(**prompt, **how)[0].tolist()
+    whole = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert whole.startswith("a")
+    asked = ("generate", "--model", str(piece_model), "--prompt", "a", f"--seed={seed}")
+    for option in ("--stream", "--no-stream"):
+        said = bmojo(*asked, "--max-new-tokens=120", "--temperature=1", option)
+        assert said.stdout_bytes.decode() == whole[1:] + "\n"
+
+
+def test_names_of_special_tokens_in_a_prompt_are_text(
+    piece_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[list[int]] = []
+    generate = BMojoForCausalLM.generate
+
+    def record(model: BMojoForCausalLM, inputs: torch.Tensor, **how: object) -> torch.Tensor:
+        fed.append(inputs[0].tolist())
+        return generate(model, inputs, **how)
+
+    monkeypatch.setattr(BMojoForCausalLM, "generate", record)
+    asked = ("generate", "--model", str(piece_model), "--prompt", "a</s>", "--max-new-tokens=1")
+    assert bmojo(*asked).exit_code == bmojo(*asked, "--parse-special-tokens").exit_code == 0
+    assert fed == [
+        [PIECES.index(piece) for piece in ("▁a", *"</s>")],
+        [PIECES.index(piece) for piece in ("▁a", "</s>")],
+    ]
 
 
 def test_a_seed_makes_sampling_repeatable(tiny_model: Path) -> None:

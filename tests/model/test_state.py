@@ -7,9 +7,11 @@ from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.state import (
     PAGE,
     StatePart,
+    check_state,
     copy_state,
     grow,
     new_state,
+    not_finite,
     select_rows,
     stack_rows,
     state_bytes,
@@ -187,3 +189,35 @@ def test_feeding_grows_full_attention_as_far_as_needed(kind):
     assert {grown[name].shape[2] for name in capacity} == {2 * PAGE}
     roomy, _ = model.feed(ids, model.new_state(1, capacity=3 * PAGE))
     torch.testing.assert_close(logits, roomy, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_parts_that_are_not_finite_are_named(dtype: torch.dtype, value: float) -> None:
+    most = torch.finfo(dtype).max
+    state = {
+        "n": torch.ones(1, dtype=torch.int32),
+        "empty": torch.empty(1, 2, 0, 4, dtype=dtype),
+        "large": torch.tensor([[most, -most, 0.0]], dtype=dtype),
+        "broken": torch.tensor([[0.0, value, 1.0]], dtype=dtype),
+    }
+    assert not_finite(state) == ["broken"]
+    assert not_finite({"n": state["n"]}) == []
+
+
+def test_unused_capacity_is_finite() -> None:
+    """So that all of a part can be checked and kept, not only what is valid."""
+    state = grow(new_state(PARTS, 2, 0, CPU), PARTS, 3)
+    assert torch.equal(state["history"], torch.zeros(2, 2, PAGE, 3))
+    check_state(state, PARTS, batch_size=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_model_writes_is_what_the_registry_says(kind: str) -> None:
+    model = tiny_model(kind)
+    ids = random_ids(3, 70)
+    with torch.inference_mode():
+        _, state = model.feed(ids, model.new_state(3), lengths=[0, 7, 70])
+    check_state(state, model.state_parts(), batch_size=3)
+    with pytest.raises(ValueError, match=r"^n: expected shape \(1,\), got \(3,\)"):
+        check_state(state, model.state_parts(), batch_size=1)

@@ -38,13 +38,15 @@ def byte_ids(tokenizer: PreTrainedTokenizerFast, data: bytes) -> list[int]:
     return [vocab[letters[b]] for b in data]
 
 
-def tiny_model(kind: str = "bmojo") -> BMojoForCausalLM:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 258}
+def tiny_model(kind: str = "bmojo", vocab_size: int = 258) -> BMojoForCausalLM:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     memory = {"window": 16, "eidetic_size": 16, "bos_token_id": 256, "eos_token_id": 257}
     torch.manual_seed(0)
     make: Callable[..., BMojoConfig] = getattr(BMojoConfig, kind)
     # Wide weights, so that a random model does not say the same byte for ever.
-    config = make(**sizes, **memory, intermediate_size=64, initializer_range=0.3)
+    config = make(
+        **sizes, **memory, vocab_size=vocab_size, intermediate_size=64, initializer_range=0.3
+    )
     model = BMojoForCausalLM(config).eval()
     with torch.no_grad():
         model.lm_head.weight[257] = 0  # nor ends its text unasked
@@ -74,7 +76,8 @@ class Control:
         if self.error is not None:
             raise self.error
         if self.script:
-            logits = torch.nn.functional.one_hot(torch.tensor([self.script.pop(0)]), 258).float()
+            logits = torch.zeros_like(logits)
+            logits[0, self.script.pop(0)] = 1
         return logits, state
 
     def hold(self, after: int = 0) -> None:

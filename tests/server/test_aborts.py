@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+import torch
 
 from serving.engine import EngineError, Turn, TurnAborted, TurnResult
 from serving.sampling import Sampler
@@ -20,7 +21,8 @@ def committed(server: Running) -> Session:
     session = server.service.store.get("a")
     assert session is not None
     server.control.fed.clear()
-    return Session.from_bytes(session.to_bytes())
+    parts = server.service.engine._model.state_parts()
+    return Session.from_bytes(session.to_bytes(), parts)
 
 
 def assert_unchanged(server: Running, before: Session) -> None:
@@ -183,6 +185,38 @@ def test_nan_is_never_committed(start: Start, monkeypatch: pytest.MonkeyPatch) -
     assert server.generate("more", session_id="a").json()["error"]["code"] == "turn_failed"
     weight.data.copy_(kept)
     assert_unchanged(server, before)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("poison", [float("inf"), float("nan")])
+def test_a_state_that_is_not_finite_is_never_committed(
+    start: Start, caplog: pytest.LogCaptureFixture, first: bool, poison: float
+) -> None:
+    """Fading outputs enter the state now and are read a window later: the logits show nothing."""
+    server = start()
+    before = None if first else committed(server)
+    model = server.service.engine._model
+    [*_, weight] = [
+        w for name, w in model.named_parameters() if name.endswith("mixer.out_proj.weight")
+    ]
+    kept = weight.detach().clone()
+    weight.data.fill_(poison)
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    with torch.inference_mode():
+        logits, state = model.feed(ids, model.new_state())
+    assert logits.isfinite().all()
+    assert not state["layers.1.fading_v"].isfinite().all()
+
+    answer = server.generate("more", session_id="a", max_new_tokens=1).json()
+    assert answer["error"]["code"] == "turn_failed"
+    assert "got inf or NaN in layers.1." in caplog.text
+    assert "layers.1.fading_v" in caplog.text
+    weight.data.copy_(kept)
+    if before is None:
+        assert server.http.get("/sessions/a").status_code == 404
+        assert server.generate("more", session_id="a", max_new_tokens=1).status_code == 200
+    else:
+        assert_unchanged(server, before)
 
 
 def test_second_turn_of_a_session(start: Start) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bmojo_neuron.text import PromptEncoder
 from serving.app import create_app
 from serving.settings import Settings
 from tests.server.conftest import (
@@ -233,7 +234,7 @@ def test_bug_in_a_route(server: Running, monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object, **__: object) -> list[int]:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(server.service.tokenizer, "encode", broken)
+    monkeypatch.setattr(PromptEncoder, "__call__", broken)
     assert "secret" not in error(server.generate("a"), 500, "internal_error")["message"]
 
 

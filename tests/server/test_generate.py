@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 import pytest
@@ -7,7 +8,18 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from bmojo_neuron import BMojoForCausalLM
-from tests.server.conftest import Running, Start, byte_ids, tiny_model
+from serving.app import create_app
+from serving.settings import Settings
+from tests.model.pieces import USER, sentencepiece
+from tests.server.conftest import (
+    Control,
+    Running,
+    Start,
+    byte_ids,
+    byte_tokenizer,
+    run_server,
+    tiny_model,
+)
 
 BOS, EOS = 256, 257
 
@@ -172,6 +184,91 @@ def test_text_that_looks_like_an_event(start: Start, tokenizer: PreTrainedTokeni
     *deltas, _, done = events(response)
     assert "".join(json.loads(delta)["text"] for delta in deltas) == said
     assert done == "[DONE]"
+
+
+def test_lines_of_a_stream_are_whole_to_every_reader(
+    start: Start, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """str.splitlines, which httpx and others read with, knows more line ends than the standard."""
+    server = start()
+    said = "".join(c for c in map(chr, range(0x3000)) if len(f"a{c}b".splitlines()) > 1)
+    assert {"\x85", "\u2028", "\u2029"} < {*said}
+    script(server, tokenizer, said)
+    asked = {"prompt": "Hello", "max_new_tokens": len(said.encode()), "stream": True}
+    with server.http.stream("POST", "/generate", json=asked) as response:
+        lines = [line for line in response.iter_lines() if line]
+    *deltas, _, done = [line.removeprefix("data: ") for line in lines]
+    assert "".join(json.loads(delta)["text"] for delta in deltas) == said
+    assert done == "[DONE]"
+
+
+def test_names_of_special_tokens_in_a_prompt_are_text(
+    start: Start, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    server = start()
+    server.generate("a<eos>b", max_new_tokens=1)
+    server.generate("a<eos>b", max_new_tokens=1, parse_special_tokens=True)
+    a, b = byte_ids(tokenizer, b"ab")
+    assert server.control.fed == [
+        [BOS, *byte_ids(tokenizer, b"a<eos>b")],
+        [BOS, a, EOS, b],
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_first_space_of_an_answer_is_kept(stream: bool) -> None:
+    """Each turn continues the text before it, which a decoder of a whole text cannot know."""
+    tokenizer = sentencepiece("bpe")
+    model = tiny_model(vocab_size=len(tokenizer))
+    control = Control(model)
+    app = create_app(Settings(port=0), model=model, tokenizer=tokenizer)
+    a, b = tokenizer.convert_tokens_to_ids(["▁a", "▁b"])
+    with run_server(app, control) as server:
+        for prompt, special in (("a", False), (USER, True)):
+            control.script = [b, a]
+            response = server.generate(
+                prompt,
+                session_id="a",
+                max_new_tokens=2,
+                stream=stream,
+                parse_special_tokens=special,
+            )
+            said = [json.loads(event)["text"] for event in events(response)[:-1]] if stream else []
+            assert ("".join(said) if stream else response.json()["text"]) == " b a"
+
+
+def end_ids(path: Path, config: int | None, generation: int | list[int] | None) -> Path:
+    """A model's directory that says so in its two files."""
+    model = tiny_model()
+    model.config.eos_token_id = config
+    model.generation_config.eos_token_id = generation
+    model.save_pretrained(path)
+    byte_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        (EOS, [EOS, 65], {EOS, 65}),
+        (EOS, 65, {65}),
+        (EOS, None, {EOS}),
+        (None, [65, 66], {65, 66}),
+        (None, None, set()),
+    ],
+)
+def test_every_end_of_the_generation_config_ends_a_text(
+    tmp_path: Path, config: int | None, generation: int | list[int] | None, ends: set[int]
+) -> None:
+    path = end_ids(tmp_path, config, generation)
+    app = create_app(Settings(port=0, model_path=path))
+    control = Control(app.state.service.engine._model)
+    with run_server(app, control) as server:
+        for token in (65, 66, EOS):
+            control.script = [67, token, 67]
+            answer = server.generate("Hello", max_new_tokens=3).json()
+            wanted = ("eos", 2) if token in ends else ("length", 3)
+            assert (answer["finish_reason"], answer["usage"]["generated_tokens"]) == wanted
 
 
 def test_sessions_do_not_mix(start: Start) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -41,6 +43,12 @@ def test_half_precision_draws_alike() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_nan_is_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="logits: expected numbers, got NaN"):
-        Sampler(temperature=temperature)(torch.tensor([1.0, float("nan")]))
+@pytest.mark.parametrize(
+    ("logits", "got"),
+    [((1.0, math.nan), "nan"), ((1.0, math.inf), "inf"), ((-math.inf, -math.inf), "-inf")],
+)
+def test_broken_logits_are_refused(
+    temperature: float, logits: tuple[float, float], got: str
+) -> None:
+    with pytest.raises(ValueError, match=f"logits: expected a largest that is finite, got {got};"):
+        Sampler(temperature=temperature)(torch.tensor(logits))

@@ -196,7 +196,7 @@ def test_cuts_and_eviction_change_no_answer(unbroken: Training) -> None:
 def test_a_state_lost_between_pieces_would_show(
     unbroken: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(state: State) -> tuple[State, int]:
+    def forgetful(state: State, _: object) -> tuple[State, int]:
         return {name: torch.zeros_like(part) for name, part in state.items()}, 1
 
     monkeypatch.setattr(benchmark, "through_bytes", forgetful)
