@@ -10,12 +10,21 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
 from serving.engine import Engine, EngineError, TurnResult
-from serving.errors import APIError, bad_request, echo, from_engine, invalid, session_not_found
+from serving.errors import (
+    APIError,
+    bad_request,
+    echo,
+    from_engine,
+    invalid,
+    session_not_found,
+    shorten,
+)
 from serving.schemas import (
     SESSION_ID,
     GenerateRequest,
@@ -203,16 +212,27 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 def parse(body: bytes) -> GenerateRequest:
-    """The request that `body` holds as JSON.
+    """The request that `body` holds as JSON; what it costs to refuse one is what the JSON costs.
 
     Raises:
-        APIError: it holds none; the first wrong argument is named.
+        APIError: it holds none; one wrong argument is named.
     """
     try:
-        return GenerateRequest.model_validate_json(body)
+        fields = from_json(body)
+    except ValueError as error:
+        raise bad_request("body", "JSON in UTF-8", str(error)) from error
+    if not isinstance(fields, dict):
+        raise bad_request("body", "a JSON object", echo(fields))
+    known = GenerateRequest.model_fields
+    # Before pydantic looks: it would make an error of each.
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None:
+        expected = f"one of the fields {', '.join(known)}"
+        raise bad_request(shorten(unknown), expected, "an unknown field", "leave it out")
+    try:
+        return GenerateRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise invalid(first, fields=list(GenerateRequest.model_fields)) from error
+        raise invalid(error.errors(include_url=False)[0]) from error
 
 
 def tokenize(service: Service, asked: GenerateRequest) -> list[int]:

@@ -2,14 +2,18 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import timeit
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import httpx
 import pytest
+from pydantic_core import from_json
 from transformers import PreTrainedTokenizerFast
 
 from serving.app import create_app
+from serving.errors import APIError
+from serving.routes import parse
 from serving.settings import Settings
 from tests.server.conftest import (
     PATIENCE,
@@ -74,7 +78,7 @@ def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
         ({"top_k": 0}, "top_k", "greater than or equal to 1", "0"),
         ({"seed": -1}, "seed", "greater than or equal to 0", "-1"),
         ({"seed": 2**63}, "seed", "less than 9223372036854775808", str(2**63)),
-        ({"stop": "end"}, "stop", "a valid array", '"end"'),
+        ({"stop": "end"}, "stop", "a valid list", '"end"'),
         ({"stop": [""]}, "stop.0", "String should have at least 1 character", '""'),
         ({"stop": ["a"] * 5}, "stop", "List should have at most 4 items", '["a", "a"'),
         ({"stop": ["a" * 257]}, "stop.0", "String should have at most 256 characters", '"aaa'),
@@ -151,6 +155,38 @@ def test_an_answer_does_not_repeat_what_is_long(start: Start, fields: str) -> No
     answer = start().http.post("/generate", content=f'{{"prompt": "a", {fields}}}'.encode())
     error(answer, 400, "invalid_argument")
     assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (b'"stop": [' + b"1," * 300_000 + b"1]", "stop.0"),
+        (b'"stop": [' + b'"",' * 300_000 + b'""]', "stop.0"),
+        (b'"stop": [' + b'"a",' * 200_000 + b'"a"]', "stop"),
+        (b'"stop": [' + b",".join([b"9" * 4300] * 200) + b"]", "stop.0"),
+        (b",".join(b'"k%d": 1' % i for i in range(90_000)), "k0"),
+        (b'"top_k": {' + b",".join(b'"k%d": 1' % i for i in range(90_000)) + b"}", "top_k"),
+        (b'"top_k": [' + b"1," * 400_000 + b"1]", "top_k"),
+        (b'"top_k": ' + b"[" * 190 + b"]" * 190, "top_k"),
+    ],
+    ids=[
+        *("numbers in stop", "empty strings in stop", "strings in stop", "long numbers in stop"),
+        *("unknown fields", "object for number", "array for number", "deep for number"),
+    ],
+)
+def test_refusing_json_costs_little_more_than_reading_it(fields: bytes, param: str) -> None:
+    body = b'{"prompt": "a", ' + fields + b"}"
+
+    def refuse() -> None:
+        with pytest.raises(APIError) as refused:
+            parse(body)
+        assert refused.value.body.error.param == param
+        assert len(refused.value.body.error.message) < 500
+
+    def fastest(work: Callable[[], object]) -> float:
+        return min(timeit.repeat(work, number=1, repeat=3))
+
+    assert fastest(refuse) < 3 * fastest(lambda: from_json(body)) + 0.02
 
 
 def test_default_body_limit_is_one_megabyte() -> None:
