@@ -19,6 +19,7 @@ from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
 from serving.engine import Engine
 from serving.errors import add_error_handlers
+from serving.protocol import WatchfulProtocol
 from serving.routes import Service, build_router
 from serving.sessions import MemoryStore
 from serving.settings import Settings
@@ -139,6 +140,8 @@ class Server(uvicorn.Server):
             app,
             host=service.settings.host,
             port=service.settings.port,
+            http=WatchfulProtocol,
+            ws="none",
             log_level=log_level,
             # For clients that do not read what they asked for: cut their connections.
             timeout_graceful_shutdown=self._patience + 5,
