@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bmojo_neuron import BMojoForCausalLM, __version__
 from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
+from serving.doors import Doors
 from serving.engine import Engine
 from serving.errors import add_error_handlers
 from serving.protocol import WatchfulProtocol
@@ -31,7 +32,7 @@ A B'MOJO model with sessions: a session keeps the model's own state, whose size 
 the conversation, so each turn costs its new tokens only.
 
     curl -N localhost:8000/generate \\
-      -d '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
+      --json '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
 
 Sessions live in memory. When there are too many, the longest unused idle one is dropped; a GET of
 it is then answered 404. Every error has one shape: `{"error": {"code", "message", "param",
@@ -103,6 +104,14 @@ def create_app(
     app.state.service = Service(settings, tokenizer, engine, store)
     app.include_router(build_router(app.state.service))
     add_error_handlers(app)
+    app.add_middleware(Doors, hosts=settings.hosts)
+    if settings.listens_everywhere and settings.allowed_hosts is None:
+        logger.warning(
+            "host %s: listens on every address, but answers requests to %s only; "
+            "BMOJO_ALLOWED_HOSTS takes other names, or * for any",
+            settings.host,
+            ", ".join(sorted(settings.hosts)),
+        )
     return app
 
 

@@ -69,6 +69,7 @@ _GENERATE_DOCS: dict[str, Any] = {
             _408="The body did not come in time.",
             _409="Another turn of this session is in progress.",
             _413="The body is larger than the server takes.",
+            _415="The body is not declared as application/json.",
             _429="Every session that can be kept has a turn in progress.",
             _500="The model failed; the session is unchanged.",
             _503="Too many turns wait, or the server is stopping.",
@@ -170,11 +171,22 @@ def build_router(service: Service) -> APIRouter:
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, of any content type (`curl -d` declares a form), never more than `limit` bytes.
+    """The body, declared as JSON, never more than `limit` bytes.
 
     Raises:
-        APIError: it is too large, takes longer than `seconds`, or the client left while sending it.
+        APIError: it is declared as something else, which a web page could send without asking its
+            browser, is too large, takes longer than `seconds`, or the client left while sending it.
     """
+    kind = request.headers.get("content-type", "none")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise APIError(
+            415,
+            "unsupported_media_type",
+            f"content-type: expected application/json, got {shorten(kind)}; curl --json sends it",
+            param="content-type",
+            expected="application/json",
+            got=shorten(kind),
+        )
     too_large = APIError(
         413,
         "body_too_large",

@@ -1,11 +1,16 @@
 """What an operator can choose, each as an environment variable BMOJO_<NAME>."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bmojo_neuron.model import default_model_path
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST_NAME = re.compile(r"\*|\[[0-9a-f:.]+\]|[^\s\[\]:@/*]+")
 
 
 class Settings(BaseSettings):
@@ -21,6 +26,11 @@ class Settings(BaseSettings):
         default_factory=default_model_path, description="Directory of the model and its tokenizer."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
+    allowed_hosts: Annotated[frozenset[str] | None, NoDecode] = Field(
+        None,
+        description="Names in Host and Origin that are answered, with commas between them, or *; "
+        "unset: localhost, 127.0.0.1, [::1] and the host.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     shutdown_timeout: int = Field(
         10, ge=0, description="Seconds that running turns get to end after SIGTERM."
@@ -50,3 +60,30 @@ class Settings(BaseSettings):
     compile_steps: bool = Field(
         False, description="Compile the model's steps to machine code before the first request."
     )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple | set | frozenset):
+            return names
+        found = frozenset(str(name).strip().lower() for name in names)
+        for name in found:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"expected names without scheme and port, IPv6 in brackets, or *, got {name!r}"
+                )
+        return found
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether `host` stands for every address of the machine, so that it names none."""
+        return self.host in ("", "0.0.0.0", "::")
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names that are answered, in lower case, IPv6 addresses in brackets; "*" is any."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return _LOOPBACK if self.listens_everywhere else _LOOPBACK | {host.lower()}

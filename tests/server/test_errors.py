@@ -25,6 +25,7 @@ from tests.server.conftest import (
     tiny_model,
 )
 
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
 
 
@@ -35,6 +36,11 @@ def server() -> Iterator[Running]:
     app = create_app(Settings(port=0, **LIMITS), model=model, tokenizer=byte_tokenizer())
     with run_server(app, control) as running:
         yield running
+
+
+def post(server: Running, content: str | bytes | Iterator[bytes]) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    return server.http.post("/generate", content=content, headers=headers)
 
 
 def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
@@ -96,7 +102,7 @@ def test_wrong_argument(
     server: Running, fields: dict[str, object], param: str, expected: str, got: str
 ) -> None:
     complete = fields if not fields or "prompt" in fields else {"prompt": "a", **fields}
-    response = server.http.post("/generate", content=json.dumps(complete))
+    response = post(server, json.dumps(complete))
     body = error(response, 400, "invalid_argument")
     assert body["param"] == param
     assert body["expected"].startswith(expected)
@@ -125,7 +131,7 @@ def test_wrong_argument(
     ],
 )
 def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None:
-    found = error(server.http.post("/generate", content=body), 400, "invalid_argument")
+    found = error(post(server, body), 400, "invalid_argument")
     assert found["param"] == "body"
     assert found["expected"] in ("JSON in UTF-8", "a JSON object")
     assert got in found["got"]
@@ -136,13 +142,13 @@ def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None
 def test_large_body(server: Running, chunked: bool, size: int) -> None:
     whole = b'{"prompt": "' + b"a" * (size - 14) + b'"}'
     content = iter([whole[i : i + 999] for i in range(0, size, 999)]) if chunked else whole
-    body = error(server.http.post("/generate", content=content), 413, "body_too_large")
+    body = error(post(server, content), 413, "body_too_large")
     assert body["expected"] == "at most 5000 bytes"
 
 
 def test_largest_body(server: Running) -> None:
     whole = b'{"prompt": "' + b"a" * (5000 - 14) + b'"}'
-    body = error(server.http.post("/generate", content=whole), 400, "invalid_argument")
+    body = error(post(server, whole), 400, "invalid_argument")
     assert body["got"] == "4986 tokens"
 
 
@@ -152,7 +158,7 @@ def test_largest_body(server: Running) -> None:
     ids=["name", "name beyond ASCII", "number"],
 )
 def test_an_answer_does_not_repeat_what_is_long(start: Start, fields: str) -> None:
-    answer = start().http.post("/generate", content=f'{{"prompt": "a", {fields}}}'.encode())
+    answer = post(start(), f'{{"prompt": "a", {fields}}}'.encode())
     error(answer, 400, "invalid_argument")
     assert len(answer.content) < 2000
 
@@ -224,7 +230,7 @@ def test_wrong_method(server: Running, method: str, path: str, allowed: str) -> 
 
 def test_client_that_leaves_while_it_sends(server: Running) -> None:
     with socket.create_connection(server.address) as connection:
-        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        connection.sendall(HEAD + b"Content-Length: 99\r\n\r\n{")
     assert server.generate("a", max_new_tokens=1).status_code == 200
     server.control.fed.clear()
 
@@ -240,7 +246,7 @@ def receive(connection: socket.socket) -> bytes:
 def test_client_that_sends_too_slowly(start: Start, length: str, drips: bool) -> None:
     server = start(body_timeout_s=0.5)
     with socket.create_connection(server.address) as connection:
-        connection.sendall(f"POST /generate HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n".encode())
+        connection.sendall(HEAD + f"{length}\r\n\r\n".encode())
         began = time.monotonic()
         stop = threading.Event()
 
