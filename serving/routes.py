@@ -6,12 +6,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
@@ -39,8 +39,9 @@ from serving.schemas import (
 from serving.sessions import SessionStore
 from serving.settings import Settings
 from serving.text import TextStream
-from serving.turns import play
+from serving.turns import play, while_connected
 
+_TOKENIZING = 2  # prompts at a time: a long one takes a core for a second, and 100 bytes per byte
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _STREAM_EXAMPLE = """\
 data: {"text":" seven"}
@@ -94,6 +95,7 @@ def build_router(service: Service) -> APIRouter:
     """All routes, bound to the parts of one app."""
     router = APIRouter()
     settings, engine, store = service.settings, service.engine, service.store
+    tokenizing = CapacityLimiter(_TOKENIZING)
 
     @router.post("/generate", response_model=GenerateResponse, tags=["turns"], **_GENERATE_DOCS)
     async def generate(request: Request) -> GenerateResponse | StreamingResponse:
@@ -103,9 +105,10 @@ def build_router(service: Service) -> APIRouter:
         prompt is processed, whatever came before is in the session's state. A turn counts when it
         has ended. If you disconnect, or it fails, the session stays exactly as it was.
         """
-        asked = parse(await read_body(request, settings.max_body_bytes, settings.body_timeout_s))
+        asked = parse(await read_body(request, settings.body_limit, settings.body_timeout_s))
         engine.check_admission()
-        prompt = await run_in_threadpool(tokenize, service, asked)
+        work = to_thread.run_sync(tokenize, service, asked, limiter=tokenizing)
+        prompt = await while_connected(request, work)
         text = TextStream(service.tokenizer, asked.stop)
         events = play(engine, request, asked, prompt, text)
         if asked.stream:
@@ -153,7 +156,7 @@ def build_router(service: Service) -> APIRouter:
             _409="A turn of this session is in progress.",
         ),
     )
-    def delete_session(session_id: SessionPath) -> None:
+    async def delete_session(session_id: SessionPath) -> None:
         """Forget a session. Its id can be used again, for a new one."""
         if not store.delete(session_id):
             raise session_not_found(session_id)
@@ -161,7 +164,7 @@ def build_router(service: Service) -> APIRouter:
     @router.get(
         "/healthz", tags=["operation"], responses=error_responses(_503="It cannot take turns.")
     )
-    def healthz() -> HealthResponse:
+    async def healthz() -> HealthResponse:
         """Whether the model is loaded and its engine takes turns."""
         if not engine.alive:
             raise APIError(503, "unavailable", "the engine is not running")

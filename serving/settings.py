@@ -50,7 +50,11 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         4096, ge=64, description="Largest max_new_tokens of a request; no less than its default."
     )
-    max_body_bytes: int = Field(1_000_000, ge=1, description="Bytes of one request body.")
+    max_body_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes of one request body; unset: 16 for each token of a prompt, 16 KiB more.",
+    )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds that a request body may take to come."
     )
@@ -87,3 +91,11 @@ class Settings(BaseSettings):
             return self.allowed_hosts
         host = f"[{self.host}]" if ":" in self.host else self.host
         return _LOOPBACK if self.listens_everywhere else _LOOPBACK | {host.lower()}
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes of one request body: what the longest prompt and the other fields need."""
+        # A token has some four letters of ASCII, or two or three that JSON may write in six bytes.
+        if self.max_body_bytes is not None:
+            return self.max_body_bytes
+        return 16 * self.max_prompt_tokens + 16_384

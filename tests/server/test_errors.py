@@ -195,8 +195,10 @@ def test_refusing_json_costs_little_more_than_reading_it(fields: bytes, param: s
     assert fastest(refuse) < 3 * fastest(lambda: from_json(body)) + 0.02
 
 
-def test_default_body_limit_is_one_megabyte() -> None:
-    assert Settings().max_body_bytes == 1_000_000
+def test_default_body_limit_follows_the_token_limit() -> None:
+    assert Settings().body_limit == 16 * 32_768 + 16_384
+    assert Settings(max_prompt_tokens=100).body_limit == 16 * 100 + 16_384
+    assert Settings(max_body_bytes=7).body_limit == 7
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
