@@ -1,6 +1,7 @@
 """Makes the parts, hands them to each other, starts and stops them."""
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -17,8 +18,10 @@ from bmojo_neuron import BMojoForCausalLM, __version__
 from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
 from bmojo_neuron.text import PromptEncoder
+from serving.doors import Doors
 from serving.engine import Engine, end_tokens
 from serving.errors import add_error_handlers
+from serving.protocol import WatchfulProtocol
 from serving.routes import Service, build_router
 from serving.sessions import MemoryStore
 from serving.settings import Settings
@@ -30,7 +33,7 @@ A B'MOJO model with sessions: a session keeps the model's own state, whose size 
 the conversation, so each turn costs its new tokens only.
 
     curl -N localhost:8000/generate \\
-      -d '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
+      --json '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
 
 Sessions live in memory. When there are too many, the longest unused idle one is dropped; a GET of
 it is then answered 404. Every error has one shape: `{"error": {"code", "message", "param",
@@ -104,6 +107,14 @@ def create_app(
     app.state.service = Service(settings, tokenizer, encode, engine, store)
     app.include_router(build_router(app.state.service))
     add_error_handlers(app)
+    app.add_middleware(Doors, hosts=settings.hosts)
+    if settings.listens_everywhere and settings.allowed_hosts is None:
+        logger.warning(
+            "host %s: listens on every address, but answers requests to %s only; "
+            "BMOJO_ALLOWED_HOSTS takes other names, or * for any",
+            settings.host,
+            ", ".join(sorted(settings.hosts)),
+        )
     return app
 
 
@@ -141,6 +152,8 @@ class Server(uvicorn.Server):
             app,
             host=service.settings.host,
             port=service.settings.port,
+            http=WatchfulProtocol,
+            ws="none",
             log_level=log_level,
             # For clients that do not read what they asked for: cut their connections.
             timeout_graceful_shutdown=self._patience + 5,
@@ -160,4 +173,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Run the server until SIGINT or SIGTERM."""
     with suppress(KeyboardInterrupt):
-        Server(create_app(settings)).run()
+        server = Server(create_app(settings))
+        # What is loaded stays: to walk all of it would cost each large JSON document a second.
+        gc.freeze()
+        server.run()

@@ -18,6 +18,7 @@ from serving.schemas import ErrorBody, ErrorResponse
 from serving.sessions import SessionBusy, SessionError, StoreFull
 
 _LONGEST_ECHO = 80  # characters that an error message repeats of what a caller wrote
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _RETRY = {"Retry-After": "1"}
 
 
@@ -76,25 +77,22 @@ def session_not_found(session_id: str) -> APIError:
     )
 
 
-def invalid(error: ErrorDetails, fields: list[str]) -> APIError:
-    """What pydantic found wrong; `fields` are those that the caller may give."""
-    param = shorten(".".join(str(part) for part in error["loc"])) or "body"
-    kind, said = error["type"], error["msg"]
-    if kind == "json_invalid":
-        return bad_request("body", "JSON in UTF-8", said.removeprefix("Invalid JSON: "))
-    if kind == "extra_forbidden":
-        known = f"one of the fields {', '.join(fields)}"
-        return bad_request(param, known, "an unknown field", "leave it out")
-    if kind == "missing":
+def invalid(error: ErrorDetails) -> APIError:
+    """What pydantic found wrong with an argument."""
+    param = shorten(".".join(str(part) for part in error["loc"]))
+    if error["type"] == "missing":
         return bad_request(param, "a value, it is required", "none")
-    if kind in ("model_type", "model_attributes_type"):
-        return bad_request(param, "a JSON object", echo(error["input"]))
-    return bad_request(param, said.removeprefix("Input should be "), echo(error["input"]))
+    return bad_request(param, error["msg"].removeprefix("Input should be "), echo(error["input"]))
 
 
 def echo(value: object) -> str:
-    """A wrong value as JSON, cut to a length that fits a message."""
-    return shorten(json.dumps(value, ensure_ascii=False, default=str))
+    """A wrong value as JSON, cut to a length that fits a message; the rest is not even written."""
+    text = ""
+    for part in _JSON.iterencode(value):
+        text += part
+        if len(text) > _LONGEST_ECHO:
+            break
+    return shorten(text)
 
 
 def shorten(text: str) -> str:
@@ -147,7 +145,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def parameter_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first: ErrorDetails = error.errors()[0]
-        return invalid({**first, "loc": first["loc"][1:]}, fields=[]).response()
+        return invalid({**first, "loc": first["loc"][1:]}).response()
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -6,17 +6,26 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
 from bmojo_neuron.text import PromptEncoder, TextStream
 from serving.engine import Engine, EngineError, TurnResult
-from serving.errors import APIError, bad_request, echo, from_engine, invalid, session_not_found
+from serving.errors import (
+    APIError,
+    bad_request,
+    echo,
+    from_engine,
+    invalid,
+    session_not_found,
+    shorten,
+)
 from serving.schemas import (
     SESSION_ID,
     GenerateRequest,
@@ -30,8 +39,9 @@ from serving.schemas import (
 )
 from serving.sessions import SessionStore
 from serving.settings import Settings
-from serving.turns import play
+from serving.turns import play, while_connected
 
+_TOKENIZING = 2  # prompts at a time: a long one takes a core for a second, and 100 bytes per byte
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # Line ends to many readers of lines (str.splitlines), though not to JSON or server-sent events.
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
@@ -62,6 +72,7 @@ _GENERATE_DOCS: dict[str, Any] = {
             _408="The body did not come in time.",
             _409="Another turn of this session is in progress.",
             _413="The body is larger than the server takes.",
+            _415="The body is not declared as application/json.",
             _429="Every session that can be kept has a turn in progress.",
             _500="The model failed; the session is unchanged.",
             _503="Too many turns wait, or the server is stopping.",
@@ -87,6 +98,7 @@ def build_router(service: Service) -> APIRouter:
     """All routes, bound to the parts of one app."""
     router = APIRouter()
     settings, engine, store = service.settings, service.engine, service.store
+    tokenizing = CapacityLimiter(_TOKENIZING)
 
     @router.post("/generate", response_model=GenerateResponse, tags=["turns"], **_GENERATE_DOCS)
     async def generate(request: Request) -> GenerateResponse | StreamingResponse:
@@ -96,9 +108,10 @@ def build_router(service: Service) -> APIRouter:
         prompt is processed, whatever came before is in the session's state. A turn counts when it
         has ended. If you disconnect, or it fails, the session stays exactly as it was.
         """
-        asked = parse(await read_body(request, settings.max_body_bytes, settings.body_timeout_s))
+        asked = parse(await read_body(request, settings.body_limit, settings.body_timeout_s))
         engine.check_admission()
-        prompt = await run_in_threadpool(tokenize, service, asked)
+        work = to_thread.run_sync(tokenize, service, asked, limiter=tokenizing)
+        prompt = await while_connected(request, work)
         text = TextStream(service.tokenizer, asked.stop)
         events = play(engine, request, asked, prompt, text)
         if asked.stream:
@@ -146,7 +159,7 @@ def build_router(service: Service) -> APIRouter:
             _409="A turn of this session is in progress.",
         ),
     )
-    def delete_session(session_id: SessionPath) -> None:
+    async def delete_session(session_id: SessionPath) -> None:
         """Forget a session. Its id can be used again, for a new one."""
         if not store.delete(session_id):
             raise session_not_found(session_id)
@@ -154,7 +167,7 @@ def build_router(service: Service) -> APIRouter:
     @router.get(
         "/healthz", tags=["operation"], responses=error_responses(_503="It cannot take turns.")
     )
-    def healthz() -> HealthResponse:
+    async def healthz() -> HealthResponse:
         """Whether the model is loaded and its engine takes turns."""
         if not engine.alive:
             raise APIError(503, "unavailable", "the engine is not running")
@@ -164,11 +177,22 @@ def build_router(service: Service) -> APIRouter:
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, of any content type (`curl -d` declares a form), never more than `limit` bytes.
+    """The body, declared as JSON, never more than `limit` bytes.
 
     Raises:
-        APIError: it is too large, takes longer than `seconds`, or the client left while sending it.
+        APIError: it is declared as something else, which a web page could send without asking its
+            browser, is too large, takes longer than `seconds`, or the client left while sending it.
     """
+    kind = request.headers.get("content-type", "none")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise APIError(
+            415,
+            "unsupported_media_type",
+            f"content-type: expected application/json, got {shorten(kind)}; curl --json sends it",
+            param="content-type",
+            expected="application/json",
+            got=shorten(kind),
+        )
     too_large = APIError(
         413,
         "body_too_large",
@@ -206,16 +230,27 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 def parse(body: bytes) -> GenerateRequest:
-    """The request that `body` holds as JSON.
+    """The request that `body` holds as JSON; what it costs to refuse one is what the JSON costs.
 
     Raises:
-        APIError: it holds none; the first wrong argument is named.
+        APIError: it holds none; one wrong argument is named.
     """
     try:
-        return GenerateRequest.model_validate_json(body)
+        fields = from_json(body)
+    except ValueError as error:
+        raise bad_request("body", "JSON in UTF-8", str(error)) from error
+    if not isinstance(fields, dict):
+        raise bad_request("body", "a JSON object", echo(fields))
+    known = GenerateRequest.model_fields
+    # Before pydantic looks: it would make an error of each.
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None:
+        expected = f"one of the fields {', '.join(known)}"
+        raise bad_request(shorten(unknown), expected, "an unknown field", "leave it out")
+    try:
+        return GenerateRequest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise invalid(first, fields=list(GenerateRequest.model_fields)) from error
+        raise invalid(error.errors(include_url=False)[0]) from error
 
 
 def tokenize(service: Service, asked: GenerateRequest) -> list[int]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 # A name that starts with a dot could not stand in a URL: clients resolve "." and ".." away.
 SESSION_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
@@ -17,6 +17,8 @@ SessionId = Annotated[
         examples=["alice"],
     ),
 ]
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class GenerateRequest(BaseModel):
@@ -74,7 +76,7 @@ class GenerateRequest(BaseModel):
         lt=2**63,
         description="Makes the draws repeatable: same seed, prompt and session, same text.",
     )
-    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+    stop: Annotated[list[StopString], FailFast()] = Field(
         default_factory=list,
         max_length=4,
         description="End before the first of these strings. The text leaves it out; the session "

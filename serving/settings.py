@@ -1,11 +1,16 @@
 """What an operator can choose, each as an environment variable BMOJO_<NAME>."""
 
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bmojo_neuron.model import default_model_path
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST_NAME = re.compile(r"\*|\[[0-9a-f:.]+\]|[^\s\[\]:@/*]+")
 
 
 class Settings(BaseSettings):
@@ -21,6 +26,11 @@ class Settings(BaseSettings):
         default_factory=default_model_path, description="Directory of the model and its tokenizer."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
+    allowed_hosts: Annotated[frozenset[str] | None, NoDecode] = Field(
+        None,
+        description="Names in Host and Origin that are answered, with commas between them, or *; "
+        "unset: localhost, 127.0.0.1, [::1] and the host.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     shutdown_timeout: int = Field(
         10, ge=0, description="Seconds that running turns get to end after SIGTERM."
@@ -40,7 +50,11 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         4096, ge=64, description="Largest max_new_tokens of a request; no less than its default."
     )
-    max_body_bytes: int = Field(1_000_000, ge=1, description="Bytes of one request body.")
+    max_body_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes of one request body; unset: 16 for each token of a prompt, 16 KiB more.",
+    )
     body_timeout_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds that a request body may take to come."
     )
@@ -50,3 +64,38 @@ class Settings(BaseSettings):
     compile_steps: bool = Field(
         False, description="Compile the model's steps to machine code before the first request."
     )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple | set | frozenset):
+            return names
+        found = frozenset(str(name).strip().lower() for name in names)
+        for name in found:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"expected names without scheme and port, IPv6 in brackets, or *, got {name!r}"
+                )
+        return found
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether `host` stands for every address of the machine, so that it names none."""
+        return self.host in ("", "0.0.0.0", "::")
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names that are answered, in lower case, IPv6 addresses in brackets; "*" is any."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return _LOOPBACK if self.listens_everywhere else _LOOPBACK | {host.lower()}
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes of one request body: what the longest prompt and the other fields need."""
+        # A token has some four letters of ASCII, or two or three that JSON may write in six bytes.
+        if self.max_body_bytes is not None:
+            return self.max_body_bytes
+        return 16 * self.max_prompt_tokens + 16_384

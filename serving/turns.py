@@ -1,16 +1,21 @@
 """A turn as its request sees it: what the engine's thread reports, brought to asyncio as text."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
+from anyio import CancelScope
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from bmojo_neuron.text import TextStream
-from serving.engine import Engine, EngineError, Turn, TurnResult
+from serving.engine import Engine, EngineError, Turn, TurnAborted, TurnResult
 from serving.sampling import Sampler
 from serving.schemas import GenerateRequest
+
+Result = TypeVar("Result")
 
 
 async def play(
@@ -49,7 +54,7 @@ async def play(
         session_id=asked.session_id,
         on_start=text.start,
     )
-    watch = asyncio.create_task(_abort_on_disconnect(engine, turn, request))
+    watch = asyncio.create_task(_on_disconnect(request, partial(engine.abort, turn)))
     try:
         await run_in_threadpool(engine.submit, turn)
         while isinstance(event := await events.get(), str):
@@ -64,7 +69,25 @@ async def play(
         engine.abort(turn)
 
 
-async def _abort_on_disconnect(engine: Engine, turn: Turn, request: Request) -> None:
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """What `work` comes to, waited for as long as the client stays.
+
+    Args:
+        request: its body has been read.
+
+    Raises:
+        TurnAborted: the client left first.
+    """
+    with CancelScope() as scope:
+        watch = asyncio.create_task(_on_disconnect(request, scope.cancel))
+        try:
+            return await work
+        finally:
+            watch.cancel()
+    raise TurnAborted
+
+
+async def _on_disconnect(request: Request, call: Callable[[], object]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    engine.abort(turn)
+    call()

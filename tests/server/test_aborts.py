@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -36,13 +37,15 @@ def assert_unchanged(server: Running, before: Session) -> None:
     assert server.control.fed[0][0] == before.pending
 
 
-def post(server: Running, **fields: object) -> socket.socket:
-    """Send a request and do not wait for the answer."""
+def post(server: Running, further: bytes = b"", head: str = "", **fields: object) -> socket.socket:
+    """Send a request, and `further` bytes after it; do not wait for the answer."""
     body = json.dumps({"session_id": "a", "max_new_tokens": 40, **fields}).encode()
+    lines = [
+        *("POST /generate HTTP/1.1", "Host: localhost", "Content-Type: application/json"),
+        *(f"Content-Length: {len(body)}", *filter(None, [head])),
+    ]
     connection = socket.create_connection(server.address)
-    connection.sendall(
-        b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
+    connection.sendall("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body + further)
     return connection
 
 
@@ -68,6 +71,72 @@ def test_client_leaves_without_stream(start: Start, calls: int) -> None:
     assert_unchanged(server, before)
 
 
+NEXT = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "further"),
+    [
+        *[("", more) for more in (b"", b"\r\n", NEXT, b"x" * 50_000)],
+        *[(f"Connection: {how}", b"\r\n") for how in ("close", "Upgrade\r\nUpgrade: h2c")],
+    ],
+    ids=["nothing", "line end", "next request", "much", "line end, closed", "line end, upgraded"],
+)
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("way", ["close", "reset", "half"])
+def test_every_way_of_leaving_counts(
+    start: Start, head: str, further: bytes, late: bool, way: str
+) -> None:
+    server = start()
+    before = committed(server)
+    server.control.hold()
+    with post(server, b"" if late else further, head, prompt="more") as connection:
+        server.control.wait_for_calls(1)
+        if late and further:
+            connection.sendall(further)
+            # Apart from what follows: uvicorn must have read these bytes when it comes.
+            threading.Event().wait(0.05)
+        if way == "half":
+            connection.shutdown(socket.SHUT_WR)
+            assert_abort_is_noticed(server, calls=1)
+        elif way == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if way != "half":
+        assert_abort_is_noticed(server, calls=1)
+    assert_unchanged(server, before)
+
+
+def test_a_client_that_does_not_stop_sending_is_cut_off(start: Start) -> None:
+    server = start()
+    before = committed(server)
+    server.control.hold()
+    with post(server, prompt="more") as connection:
+        server.control.wait_for_calls(1)
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            connection.sendall(b"x" * 50_000_000)
+        assert_abort_is_noticed(server, calls=1)
+    assert_unchanged(server, before)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_the_next_request_is_answered_after_this_one(start: Start, late: bool) -> None:
+    server = start()
+    server.control.hold()
+    with post(server, b"" if late else NEXT, prompt="more") as connection:
+        server.control.wait_for_calls(1)
+        if late:
+            connection.sendall(NEXT)
+        server.control.release()
+        connection.settimeout(PATIENCE)
+        got = b""
+        while b'"turns"' not in got:
+            piece = connection.recv(4096)
+            assert piece, got
+            got += piece
+    assert got.count(b"HTTP/1.1 200 OK") == 2
+    assert server.http.get("/sessions/a").json()["version"] == 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_leaves_during_prefill(start: Start, stream: bool) -> None:
     server = start(prefill_piece=8)
@@ -83,10 +152,11 @@ def assert_abort_is_noticed(server: Running, calls: int) -> None:
     """The call that runs while the client leaves is the turn's last one."""
     running = server.service.engine._running
     assert running is not None
-    for _ in range(int(PATIENCE / 0.005)):
+    for _ in range(int(PATIENCE / 2 / 0.005)):
         if running.cancelled is not None:
             break
         threading.Event().wait(0.005)
+    assert isinstance(running.cancelled, TurnAborted)
     server.control.release()
     server.wait_until_idle()
     assert len(server.control.fed) == calls

@@ -21,7 +21,10 @@ def test_sessions_on_compiled_steps() -> None:
         model = tiny_model()
         app = create_app(settings, model=model, tokenizer=byte_tokenizer())
         assert (model.model.run_block is run_block) is not compiled
-        with TestClient(app) as client, torch._dynamo.config.patch(error_on_recompile=True):
+        with (
+            TestClient(app, base_url="http://localhost") as client,
+            torch._dynamo.config.patch(error_on_recompile=True),
+        ):
             turn = {"prompt": "in the beginning", "session_id": "a", "max_new_tokens": 20}
             texts = [client.post("/generate", json=turn).json()["text"] for _ in range(2)]
         answers.append(texts)

@@ -2,15 +2,19 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import timeit
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import httpx
 import pytest
+from pydantic_core import from_json
 from transformers import PreTrainedTokenizerFast
 
 from bmojo_neuron.text import PromptEncoder
 from serving.app import create_app
+from serving.errors import APIError
+from serving.routes import parse
 from serving.settings import Settings
 from tests.server.conftest import (
     PATIENCE,
@@ -22,6 +26,7 @@ from tests.server.conftest import (
     tiny_model,
 )
 
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LIMITS = {"max_prompt_tokens": 30, "max_new_tokens": 64, "max_body_bytes": 5000}
 
 
@@ -32,6 +37,11 @@ def server() -> Iterator[Running]:
     app = create_app(Settings(port=0, **LIMITS), model=model, tokenizer=byte_tokenizer())
     with run_server(app, control) as running:
         yield running
+
+
+def post(server: Running, content: str | bytes | Iterator[bytes]) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    return server.http.post("/generate", content=content, headers=headers)
 
 
 def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
@@ -75,7 +85,7 @@ def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
         ({"top_k": 0}, "top_k", "greater than or equal to 1", "0"),
         ({"seed": -1}, "seed", "greater than or equal to 0", "-1"),
         ({"seed": 2**63}, "seed", "less than 9223372036854775808", str(2**63)),
-        ({"stop": "end"}, "stop", "a valid array", '"end"'),
+        ({"stop": "end"}, "stop", "a valid list", '"end"'),
         ({"stop": [""]}, "stop.0", "String should have at least 1 character", '""'),
         ({"stop": ["a"] * 5}, "stop", "List should have at most 4 items", '["a", "a"'),
         ({"stop": ["a" * 257]}, "stop.0", "String should have at most 256 characters", '"aaa'),
@@ -93,7 +103,7 @@ def test_wrong_argument(
     server: Running, fields: dict[str, object], param: str, expected: str, got: str
 ) -> None:
     complete = fields if not fields or "prompt" in fields else {"prompt": "a", **fields}
-    response = server.http.post("/generate", content=json.dumps(complete))
+    response = post(server, json.dumps(complete))
     body = error(response, 400, "invalid_argument")
     assert body["param"] == param
     assert body["expected"].startswith(expected)
@@ -122,7 +132,7 @@ def test_wrong_argument(
     ],
 )
 def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None:
-    found = error(server.http.post("/generate", content=body), 400, "invalid_argument")
+    found = error(post(server, body), 400, "invalid_argument")
     assert found["param"] == "body"
     assert found["expected"] in ("JSON in UTF-8", "a JSON object")
     assert got in found["got"]
@@ -133,13 +143,13 @@ def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None
 def test_large_body(server: Running, chunked: bool, size: int) -> None:
     whole = b'{"prompt": "' + b"a" * (size - 14) + b'"}'
     content = iter([whole[i : i + 999] for i in range(0, size, 999)]) if chunked else whole
-    body = error(server.http.post("/generate", content=content), 413, "body_too_large")
+    body = error(post(server, content), 413, "body_too_large")
     assert body["expected"] == "at most 5000 bytes"
 
 
 def test_largest_body(server: Running) -> None:
     whole = b'{"prompt": "' + b"a" * (5000 - 14) + b'"}'
-    body = error(server.http.post("/generate", content=whole), 400, "invalid_argument")
+    body = error(post(server, whole), 400, "invalid_argument")
     assert body["got"] == "4986 tokens"
 
 
@@ -149,13 +159,47 @@ def test_largest_body(server: Running) -> None:
     ids=["name", "name beyond ASCII", "number"],
 )
 def test_an_answer_does_not_repeat_what_is_long(start: Start, fields: str) -> None:
-    answer = start().http.post("/generate", content=f'{{"prompt": "a", {fields}}}'.encode())
+    answer = post(start(), f'{{"prompt": "a", {fields}}}'.encode())
     error(answer, 400, "invalid_argument")
     assert len(answer.content) < 2000
 
 
-def test_default_body_limit_is_one_megabyte() -> None:
-    assert Settings().max_body_bytes == 1_000_000
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (b'"stop": [' + b"1," * 300_000 + b"1]", "stop.0"),
+        (b'"stop": [' + b'"",' * 300_000 + b'""]', "stop.0"),
+        (b'"stop": [' + b'"a",' * 200_000 + b'"a"]', "stop"),
+        (b'"stop": [' + b",".join([b"9" * 4300] * 200) + b"]", "stop.0"),
+        (b",".join(b'"k%d": 1' % i for i in range(90_000)), "k0"),
+        (b'"top_k": {' + b",".join(b'"k%d": 1' % i for i in range(90_000)) + b"}", "top_k"),
+        (b'"top_k": [' + b"1," * 400_000 + b"1]", "top_k"),
+        (b'"top_k": ' + b"[" * 190 + b"]" * 190, "top_k"),
+    ],
+    ids=[
+        *("numbers in stop", "empty strings in stop", "strings in stop", "long numbers in stop"),
+        *("unknown fields", "object for number", "array for number", "deep for number"),
+    ],
+)
+def test_refusing_json_costs_little_more_than_reading_it(fields: bytes, param: str) -> None:
+    body = b'{"prompt": "a", ' + fields + b"}"
+
+    def refuse() -> None:
+        with pytest.raises(APIError) as refused:
+            parse(body)
+        assert refused.value.body.error.param == param
+        assert len(refused.value.body.error.message) < 500
+
+    def fastest(work: Callable[[], object]) -> float:
+        return min(timeit.repeat(work, number=1, repeat=3))
+
+    assert fastest(refuse) < 3 * fastest(lambda: from_json(body)) + 0.02
+
+
+def test_default_body_limit_follows_the_token_limit() -> None:
+    assert Settings().body_limit == 16 * 32_768 + 16_384
+    assert Settings(max_prompt_tokens=100).body_limit == 16 * 100 + 16_384
+    assert Settings(max_body_bytes=7).body_limit == 7
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -189,7 +233,7 @@ def test_wrong_method(server: Running, method: str, path: str, allowed: str) -> 
 
 def test_client_that_leaves_while_it_sends(server: Running) -> None:
     with socket.create_connection(server.address) as connection:
-        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        connection.sendall(HEAD + b"Content-Length: 99\r\n\r\n{")
     assert server.generate("a", max_new_tokens=1).status_code == 200
     server.control.fed.clear()
 
@@ -205,7 +249,7 @@ def receive(connection: socket.socket) -> bytes:
 def test_client_that_sends_too_slowly(start: Start, length: str, drips: bool) -> None:
     server = start(body_timeout_s=0.5)
     with socket.create_connection(server.address) as connection:
-        connection.sendall(f"POST /generate HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n".encode())
+        connection.sendall(HEAD + f"{length}\r\n\r\n".encode())
         began = time.monotonic()
         stop = threading.Event()
 

@@ -72,13 +72,6 @@ def test_stream_says_what_the_answer_says(start: Start) -> None:
     }
 
 
-def test_body_needs_no_content_type(start: Start) -> None:
-    """`curl -d` says that it sends a form."""
-    body = b'{"prompt": "Hello", "max_new_tokens": 2}'
-    for headers in ({"content-type": "application/x-www-form-urlencoded"}, {}):
-        assert start().http.post("/generate", content=body, headers=headers).status_code == 200
-
-
 def test_without_session_nothing_is_kept(start: Start) -> None:
     server = start()
     answers = [server.generate("Hello", max_new_tokens=4).json() for _ in range(2)]
