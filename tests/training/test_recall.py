@@ -21,6 +21,8 @@ from bmojo_neuron.training.recall import measure, measure_all, perplexity, witho
 from bmojo_neuron.training.release import install, recall_table, release
 from tests.training.conftest import Trainer
 
+FAR = (4096, 6144, 8192, 16384, 32768, 65536)
+
 
 class Reader:
     """Answers right where the name's token id is even, and holds the values of every third name."""
@@ -207,7 +209,7 @@ def test_a_state_lost_between_pieces_would_show(
 
 def test_the_page_tells_which_goals_are_met(unbroken: Training, tmp_path: Path) -> None:
     model = unbroken.model.eval()
-    plan = benchmark.Plan(((64, 16 * 16), 4), ((512,), 4), cut_distance=64, cut_dialogues=1)
+    plan = benchmark.Plan(((64, 4), (16 * 16, 4), (512, 4)), cut_distance=64, cut_dialogues=1)
     result = benchmark.measure(model, unbroken.heldout, plan)
     for cell in result["recall"]:
         if cell["distance"] == 256 and cell["split"] == "heldout_pairs":
@@ -217,6 +219,18 @@ def test_the_page_tells_which_goals_are_met(unbroken: Training, tmp_path: Path) 
     assert [line[3] for line in benchmark.goals(result)] == ["met", "not met", "met", "met"]
     benchmark.plot(result, tmp_path / "recall.svg")
     assert "held-out names, memory off" in (tmp_path / "recall.svg").read_text()
+
+
+def test_the_table_goes_on_past_the_end_of_memory() -> None:
+    result = json.loads((benchmark.RESULTS / "recall.json").read_text())
+    by_distance = {d: benchmark.find(result, d, "heldout_pairs", True) for d in FAR}
+    assert None not in by_distance.values(), by_distance
+    last = by_distance[FAR[-1]]
+    assert last is not None
+    row = benchmark.row_of(result, FAR[-1])
+    assert row[:3] == ["65,536", "1024", str(last.questions)]
+    low, high = benchmark.wilson(last.accuracy, last.questions)
+    assert row[3] == f"{last.accuracy:.1%} ({low:.1%}-{high:.1%})"
 
 
 def test_the_readme_shows_the_committed_result() -> None:
