@@ -1,7 +1,7 @@
 """What the documentation tells a reader to type is typed here, as written and in its order.
 
-Fenced `bash` and `python` blocks of the pages are run; an HTML comment on the line before a block
-may say otherwise:
+Fenced `bash` and `python` blocks of every page that git knows are run, `bash` in the repository's
+root, `python` in the page's folder; an HTML comment on the line before a block may say otherwise:
 
     <!-- not run: REASON -->      the block is left out
     <!-- expect: TEXT -->         its output must contain TEXT
@@ -24,8 +24,22 @@ from pathlib import Path
 
 import pytest
 
+from bmojo_neuron.model import default_model_path
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def pages() -> list[Path]:
+    """Every Markdown file that ships: those that git knows, or all of an unpacked archive."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    names = listed.stdout.split("\0")[:-1]
+    found = [ROOT / name for name in names] if names else ROOT.rglob("[!.]*.md")
+    return sorted(page for page in found if page.is_file() and ".venv" not in page.parts)
+
+
+PAGES = pages()
 BIN = Path(sys.executable).parent
 BLOCK = re.compile(
     r"^(?:<!-- (?P<key>not run|expect): (?P<value>.*?) -->\n)?"
@@ -41,10 +55,15 @@ BLOCK_SECONDS = 300.0
 class Block:
     """A fenced block of a page; `expect` is empty where any output will do."""
 
-    place: str
+    page: Path
+    line: int
     language: str
     text: str
     expect: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks(page: Path, language: str) -> list[Block]:
@@ -55,8 +74,7 @@ def blocks(page: Path, language: str) -> list[Block]:
             continue
         line = source.count("\n", 0, match.start("text")) + 1
         expect = match["value"] if match["key"] == "expect" else ""
-        place = f"{page.relative_to(ROOT)}:{line}"
-        found.append(Block(place, language, match["text"], expect or ""))
+        found.append(Block(page, line, language, match["text"], expect))
     return found
 
 
@@ -116,7 +134,7 @@ def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path) 
     pytest.fail(f"the server did not start:\n{log.read_text()}")
 
 
-def run(block: Block, argv: list[str], tmp_path: Path) -> None:
+def run(block: Block, argv: list[str], folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -125,7 +143,7 @@ def run(block: Block, argv: list[str], tmp_path: Path) -> None:
     }
     done = subprocess.run(
         argv,
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -137,6 +155,13 @@ def run(block: Block, argv: list[str], tmp_path: Path) -> None:
     assert block.expect in done.stdout, f"{block.place}: no {block.expect!r} in:\n{done.stdout}"
 
 
+def test_every_page_that_ships_is_read() -> None:
+    names = {str(page.relative_to(ROOT)) for page in PAGES}
+    assert names >= {"README.md", "bmojo_neuron/default_model/README.md", "docs/serving.md"}
+    assert not [name for name in names if ".venv" in name or "site-packages" in name]
+    assert [block for block in blocks(default_model_path() / "README.md", "python") if block.expect]
+
+
 def test_the_two_commands_of_the_readme_exist() -> None:
     commands = {block.text.strip() for block in blocks(ROOT / "README.md", "bash")}
     assert commands >= BY_OTHER_MEANS
@@ -146,13 +171,15 @@ def test_the_two_commands_of_the_readme_exist() -> None:
 @needs_curl
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if blocks(page, "bash")],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> None:
     for block in blocks(page, "bash"):
         if block.text.strip() not in BY_OTHER_MEANS:
             script = here(block.text).replace("localhost:8000", f"localhost:{port}")
-            run(block, ["bash", "-euo", "pipefail", "-c", script], tmp_path)
+            run(block, ["bash", "-euo", "pipefail", "-c", script], ROOT, tmp_path)
 
 
 @pytest.mark.slow
@@ -162,7 +189,8 @@ def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> No
     ids=lambda block: block.place,
 )
 def test_python_blocks_run_as_written(block: Block, tmp_path: Path) -> None:
-    run(block, [sys.executable, "-W", "error::FutureWarning", "-c", block.text], tmp_path)
+    argv = [sys.executable, "-W", "error::FutureWarning", "-c", block.text]
+    run(block, argv, block.page.parent, tmp_path)
 
 
 def test_blocks_are_found_with_their_comments(
@@ -174,8 +202,9 @@ def test_blocks_are_found_with_their_comments(
         "```bash\na\nb\n```\n\n<!-- expect: 42 -->\n```bash\nc\n```\n"
         "<!-- not run: hours -->\n```bash\nd\n```\n```text\ne\n```\n```python\nf\n```\n"
     )
+    assert [block.place for block in blocks(page, "bash")] == ["page.md:2", "page.md:8"]
     assert blocks(page, "bash") == [
-        Block("page.md:2", "bash", "a\nb\n", ""),
-        Block("page.md:8", "bash", "c\n", "42"),
+        Block(page, 2, "bash", "a\nb\n", ""),
+        Block(page, 8, "bash", "c\n", "42"),
     ]
-    assert blocks(page, "python") == [Block("page.md:18", "python", "f\n", "")]
+    assert blocks(page, "python") == [Block(page, 18, "python", "f\n", "")]

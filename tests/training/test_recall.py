@@ -1,6 +1,7 @@
 """What is measured of a model is what a reader of the table takes it for."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import recall as benchmark
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import State
 from bmojo_neuron.training.dialogues import DialogueSource, Split, evaluation_dialogue
 from bmojo_neuron.training.loop import Training
 from bmojo_neuron.training.recall import measure, measure_all, perplexity, without_eidetic
-from bmojo_neuron.training.release import install, recall_table, release
+from bmojo_neuron.training.release import install, model_card, recall_table, release
 from tests.training.conftest import Trainer
 
 FAR = (4096, 6144, 8192, 16384, 32768, 65536)
@@ -163,6 +165,15 @@ def test_release_and_install(unbroken: Training, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(target)
     assert torch.equal(model.embed_tokens.weight, unbroken.model.embed_tokens.weight)
     assert AutoTokenizer.from_pretrained(target)("x")["input_ids"][0] == model.config.bos_token_id
+
+
+def test_the_shipped_card_is_what_the_template_gives() -> None:
+    path = default_model_path()
+    report = json.loads((path / "report.json").read_text())
+    card = model_card(report, BMojoConfig.from_pretrained(path))
+    assert (path / "README.md").read_text() == card
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    compile(code, "README.md", "exec")
 
 
 def test_install_refuses_a_run_that_is_not_through(tiny: Trainer, tmp_path: Path) -> None:
