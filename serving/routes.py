@@ -34,9 +34,11 @@ from serving.turns import play
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _STREAM_EXAMPLE = """\
-data: {"text":" seven"}
+data: {"text":" silver"}
 
-data: {"text":"","finish_reason":"length","usage":{...},"session":{...}}
+data: {"text":"","finish_reason":"length",\
+"usage":{"prompt_tokens":12,"resumed_tokens":0,"generated_tokens":1},\
+"session":{"id":"alice","version":1,"tokens":13}}
 
 data: [DONE]
 

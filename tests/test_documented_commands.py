@@ -10,6 +10,7 @@ Three things are replaced: the environment's folder `.venv/bin/` by that of this
 port by a free one, and `make serve` by the command behind it, started in the background.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,14 +18,19 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bmojo_neuron.model import default_model_path
+from bmojo_neuron.training.corpus import load_corpus
+from bmojo_neuron.training.dialogues import read_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,6 +199,82 @@ def test_python_blocks_run_as_written(block: Block, tmp_path: Path) -> None:
     run(block, argv, block.page.parent, tmp_path)
 
 
+def call(port: int, path: str, data: object = None, method: str | None = None) -> str:
+    request = urllib.request.Request(
+        f"http://localhost:{port}{path}",
+        None if data is None else json.dumps(data).encode(),
+        {"Content-Type": "application/json"},
+        method=method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=BLOCK_SECONDS) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
+
+
+@pytest.mark.slow
+def test_what_the_docs_page_shows_is_what_the_embedded_model_answers(port: int) -> None:
+    api = json.loads(call(port, "/openapi.json"))
+    schemas = api["components"]["schemas"]
+    generate = api["paths"]["/generate"]["post"]
+    asked = generate["requestBody"]["content"]["application/json"]["schema"]
+    shown = generate["responses"]["200"]["content"]["text/event-stream"]["example"]
+
+    def examples(schema: str) -> dict[str, Any]:
+        fields = schemas[schema]["properties"].items()
+        return {name: about["examples"][0] for name, about in fields if "examples" in about}
+
+    call(port, "/sessions/alice", method="DELETE")
+    (example,) = asked["examples"]
+    assert call(port, "/generate", example) == shown
+    assert json.loads(shown.split("data: ")[1])["text"] == " silver"
+    last = json.loads(shown.split("data: ")[2])
+    assert examples("Usage") == last["usage"]
+    assert examples("SessionRef") | {"id": "alice"} == last["session"]
+
+    session = json.loads(call(port, "/sessions/alice"))
+    sizes = examples("SessionResponse").pop("bytes_by_part")
+    assert sizes.items() <= session["bytes_by_part"].items()
+    said = examples("SessionResponse") | {"bytes_by_part": session["bytes_by_part"]}
+    assert said.items() <= session.items()
+
+    refused = json.loads(call(port, "/generate", {"prompt": "x", "max_new_tokens": 0}))
+    assert refused["error"] == examples("ErrorBody")
+
+
+@needs_curl
+@pytest.mark.slow
+def test_what_the_docs_page_tells_is_recalled_behind_other_text(port: int, tmp_path: Path) -> None:
+    text = json.loads(call(port, "/openapi.json"))["info"]["description"]
+    tell, ask = re.findall(r"^    curl .*?^    \}'$", text, re.MULTILINE | re.DOTALL)
+    filler = "".join(f"{line}\n" for line in load_corpus().heldout[:100])
+    session = re.search(r'"session_id": "(\w+)"', ask)
+    assert session is not None
+
+    def type_in(command: str, expect: str) -> None:
+        script = command.replace("localhost:8000", f"localhost:{port}")
+        block = Block(ROOT / "docs", 0, "bash", command, expect)
+        run(block, ["bash", "-euo", "pipefail", "-c", script], ROOT, tmp_path)
+
+    type_in(tell, '"version":1')
+    call(port, "/generate", {"session_id": session[1], "prompt": filler, "max_new_tokens": 1})
+    type_in(ask, 'data: {"text":" silver"}')
+    held = json.loads(call(port, f"/sessions/{session[1]}"))
+    assert held["tokens"] > 2000, "the note must have left the window long ago"
+
+
+def test_the_words_that_can_be_values_are_told() -> None:
+    values = set(read_words("values"))
+    for page in ("README.md", "serving/app.py", "bmojo_neuron/default_model/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert f"one of {len(values)} words" in " ".join(text.split()), page
+        assert "bmojo_neuron/training/values.txt" in text, page
+        assert set(re.findall(r"Note: \w+ is ([a-z]+)", text)) <= values, page
+        listed = re.search(r"such as ([a-z, ]+)[;)]", " ".join(text.split()))
+        assert listed is None or set(listed[1].split(", ")) <= values, page
+
+
 def test_blocks_are_found_with_their_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,3 +290,18 @@ def test_blocks_are_found_with_their_comments(
         Block(page, 8, "bash", "c\n", "42"),
     ]
     assert blocks(page, "python") == [Block(page, 18, "python", "f\n", "")]
+
+
+def test_the_readme_tells_what_the_first_start_costs_and_the_way_without_make() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"about two minutes, a download of about\s320 MB and 1\.4 GB on disk", text)
+    (pip,) = re.findall(r"pip install -c constraints\.txt '\.\[(\w+)\]'", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert pip in project["optional-dependencies"]
+    for name in ("README.md", "bmojo_neuron/cli.py", "bmojo_neuron/doctor.py"):
+        source = (ROOT / name).read_text(encoding="utf-8")
+        extras = re.findall(r"pip install [^\n]*?'([^'\[]*)\[(\w+)\]'", source)
+        assert extras, name
+        assert all(
+            where == "." and extra in project["optional-dependencies"] for where, extra in extras
+        ), f"{name}: this package is on no index, got {extras}"
