@@ -3,7 +3,7 @@
     python benchmarks/recall.py [--model DIR] [--quick | --write]
 
 Dialogues are held out: their name-value pairs never stood in training, nor did their filler; names
-that never stood in a training note are reported apart. Takes some minutes on one core.
+that never stood in a training note are reported apart. Takes about ten minutes on one core.
 """
 
 from __future__ import annotations
