@@ -3,7 +3,7 @@
     python benchmarks/recall.py [--model DIR] [--quick | --write]
 
 Dialogues are held out: their name-value pairs never stood in training, nor did their filler; names
-that never stood in a training note are reported apart. Takes some minutes on one core.
+that never stood in a training note are reported apart. Takes about ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from bmojo_neuron.state import State, StatePart
 from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, evaluation_dialogue
 from bmojo_neuron.training.recall import Recall, measure_all, perplexity
-from bmojo_neuron.training.release import recall_table
 from serving.sessions import Session
 
 README = ROOT / "README.md"
@@ -47,7 +46,9 @@ WAYS = ("cut at random", "cut at random, evicted at each cut")
 PREFACE = """\
 Each dialogue states four notes (`Note: Jane is silver.`), goes on with held-out text and asks for
 all four, each at exactly the given distance in tokens from the value in the note to the value in
-the answer. An answer is right if the right value is the most likely of all {vocabulary:,} tokens.
+the answer. Values are drawn from a list of {values}. An answer is right if the right value is the
+most likely of all {vocabulary:,} tokens. The held-out text has {filler:,} tokens; a longer distance
+goes on with its beginning.
 "Off" is the same checkpoint with its eidetic memory switched off; "held" is the share of notes
 whose value stood among the {eidetic_size} tokens of eidetic memory when it was asked for (it may
 also still be in the window of {window}). In parentheses: 95 % intervals (Wilson). Held-out
@@ -59,27 +60,31 @@ CUTS = """\
 same pieces with the session turned into bytes ({size:,.0f} KiB) and back between them.
 """
 
-# The README's lines, apart from the table itself.
+# The README's lines, apart from the table.
 FIGURE = "![Recall by distance](docs/results/recall.svg)"
 LEGEND = """\
 Recall of held-out notes by distance. Off: the same checkpoint without its eidetic memory; held: the
-share of notes that stood in it. [docs/results/recall.md](docs/results/recall.md) has intervals and
-how it was measured. Held-out perplexity: {perplexity:.1f} per token.
+share of notes that stood in it; questions: how many each figure rests on; in parentheses: 95 %
+intervals. [docs/results/recall.md](docs/results/recall.md) says how it was measured. Held-out
+perplexity: {perplexity:.1f} per token.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: (distances, questions per cell) and the dialogues that are cut."""
+    """What is measured: (distance, questions per cell) and the dialogues that are cut."""
 
-    near: tuple[tuple[int, ...], int] = ((32, 64, 128, 256, 512, 1024), 256)
-    far: tuple[tuple[int, ...], int] = ((2048, 4096), 128)
+    cells: tuple[tuple[int, int], ...] = (
+        *((32, 256), (64, 256), (128, 256), (256, 256), (512, 256), (1024, 256)),
+        *((2048, 128), (4096, 128), (6144, 128), (8192, 128)),
+        *((16384, 64), (32768, 32), (65536, 16)),
+    )
     cut_distance: int = 1024
     cut_dialogues: int = 16
     pieces: int = 12
 
 
-QUICK = Plan(((32, 64), 16), ((128,), 16), cut_distance=128, cut_dialogues=2)
+QUICK = Plan(((32, 16), (64, 16), (128, 16)), cut_distance=128, cut_dialogues=2)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -94,10 +99,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def measure(model: BMojoForCausalLM, source: DialogueSource, plan: Plan) -> dict[str, Any]:
     """All of it; see `render` for what is in the result."""
     cells: list[dict[str, Any]] = []
-    total = 4 * sum(len(distances) for distances, _ in (plan.near, plan.far))
-    with tqdm(total=total, desc="recall") as bar:
-        for distances, questions in (plan.near, plan.far):
-            for cell in measure_all(model, source, distances, questions=questions):
+    with tqdm(total=4 * len(plan.cells), desc="recall") as bar:
+        for distance, questions in plan.cells:
+            for cell in measure_all(model, source, [distance], questions=questions):
                 cells.append(asdict(cell))
                 bar.update()
     return {
@@ -105,6 +109,8 @@ def measure(model: BMojoForCausalLM, source: DialogueSource, plan: Plan) -> dict
         "window": model.config.window,
         "eidetic_size": model.config.eidetic_size,
         "vocabulary": model.config.vocab_size,
+        "values": len(source.values),
+        "filler": len(source.filler),
         "perplexity": perplexity(model, torch.from_numpy(source.filler).long()),
         "recall": cells,
         "cuts": measure_cuts(model, source, plan),
@@ -170,6 +176,21 @@ def find(result: dict[str, Any], distance: int, split: str, eidetic: bool) -> Re
     return None
 
 
+def distances(result: dict[str, Any]) -> list[int]:
+    """What was measured, from near to far."""
+    return sorted({cell["distance"] for cell in result["recall"]})
+
+
+def questions(cell: Recall | None) -> str:
+    """How many a cell rests on."""
+    return "-" if cell is None else str(cell.questions)
+
+
+def held(cell: Recall | None) -> str:
+    """Share that stood in eidetic memory."""
+    return "-" if cell is None or cell.held is None else f"{cell.held:.1%}"
+
+
 def show(cell: Recall | None) -> str:
     """Share and interval."""
     if cell is None:
@@ -201,7 +222,6 @@ def verdict(met: bool) -> str:
 
 def render(result: dict[str, Any]) -> str:
     """The result as a page of Markdown."""
-    distances = sorted({cell["distance"] for cell in result["recall"]})
     page = [
         "# Recall\n",
         PREFACE.format(**result),
@@ -210,12 +230,11 @@ def render(result: dict[str, Any]) -> str:
     ]
     for split, title in SPLITS.items():
         rows = []
-        for distance in distances:
+        for distance in distances(result):
             on, off = (find(result, distance, split, memory) for memory in (True, False))
-            held = "-" if on is None or on.held is None else f"{on.held:.1%}"
-            count = str(on.questions if on else 0)
             windows = f"{distance / result['window']:g}"
-            rows.append([f"{distance:,}", windows, show(on), show(off), held, count])
+            row = [f"{distance:,}", windows, show(on), show(off), held(on), questions(on)]
+            rows.append(row)
         header = ["distance", "windows", "recall", "off", "held", "questions"]
         page += [f"## {title}\n", table(header, rows)]
     cuts = result["cuts"]
@@ -240,9 +259,23 @@ def render(result: dict[str, Any]) -> str:
 
 def snippet(result: dict[str, Any]) -> str:
     """The block of the README."""
-    cells = [Recall(**cell) for cell in result["recall"]]
-    table_of_all = recall_table(cells, result["window"])
-    return f"\n{FIGURE}\n\n{table_of_all}\n{LEGEND.format(**result)}\n"
+    header = ["tokens", "windows", "questions", "recall", "off", "held", "held-out names"]
+    rows = table(header, (row_of(result, distance) for distance in distances(result)))
+    return f"\n{FIGURE}\n\n{rows}\n{LEGEND.format(**result)}\n"
+
+
+def row_of(result: dict[str, Any], distance: int) -> list[str]:
+    """The README's row for one distance."""
+    on, off = (find(result, distance, "heldout_pairs", memory) for memory in (True, False))
+    return [
+        f"{distance:,}",
+        f"{distance / result['window']:g}",
+        questions(on),
+        show(on),
+        show(off),
+        held(on),
+        show(find(result, distance, "heldout_names", True)),
+    ]
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -254,10 +287,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    distances = sorted({cell["distance"] for cell in result["recall"]})
     for split, marker in (("heldout_pairs", "o"), ("heldout_names", "s")):
         for eidetic, colour in ((True, "tab:blue"), (False, "tab:grey")):
-            cells = [c for d in distances if (c := find(result, d, split, eidetic)) is not None]
+            cells = [
+                c for d in distances(result) if (c := find(result, d, split, eidetic)) is not None
+            ]
             at = [cell.distance / result["window"] for cell in cells]
             shares = [cell.accuracy for cell in cells]
             bounds = [wilson(cell.accuracy, cell.questions) for cell in cells]
@@ -277,7 +311,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 capsize=2,
             )
     axis.set_xscale("log", base=2)
-    ticks = [distance / result["window"] for distance in distances]
+    ticks = [distance / result["window"] for distance in distances(result)]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xlabel(f"distance of the note, in windows of {result['window']} tokens")
     axis.set_ylabel("recall")

@@ -135,7 +135,8 @@ def serve(
         from serving.app import serve as run_server
         from serving.settings import Settings
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; pip install 'bmojo-neuron[serve]' brings it", code=1)
+        way = "in the repository, pip install '.[serve]' brings it"
+        _fail(f"{error.name} is not installed; {way}", code=1)
     with _one_line_errors():
         run_server(Settings(model_path=model or default_model_path(), host=host, port=port))
 

@@ -139,7 +139,7 @@ def check_cuda() -> Check:
         missing.append("torch finds no CUDA device (torch.cuda.is_available() is False)")
     triton = check_import("triton")
     if not triton.ok:
-        missing.append(f"{triton.detail} (the extra 'cuda' brings it on Linux)")
+        missing.append(f"{triton.detail} (pip install '.[cuda]' brings it on Linux)")
     if missing:
         return Check(name, False, "; ".join(missing))
     return Check(name, True, f"triton {triton.detail} on {cuda.get_device_name(0)}")

@@ -30,10 +30,22 @@ logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 A B'MOJO model with sessions: a session keeps the model's own state, whose size does not grow with
-the conversation, so each turn costs its new tokens only.
+the conversation, so each turn costs its new tokens only. Tell it something,
 
-    curl -N localhost:8000/generate \\
-      --json '{"prompt": "Note: Ruth is seven.", "session_id": "alice", "stream": true}'
+    curl localhost:8000/generate --json '{
+      "session_id": "bob", "prompt": "Note: Jane is silver.\\n", "max_new_tokens": 1
+    }'
+
+send any text to the same session, then ask:
+
+    curl -N localhost:8000/generate --json '{
+      "session_id": "bob", "prompt": "\\nQuestion: Jane\\nAnswer:",
+      "max_new_tokens": 1, "stream": true
+    }'
+
+The embedded model recalls notes of exactly this form and nothing else. A value is one of 292 words
+(such as silver, honey, piano, tiger; `bmojo_neuron/training/values.txt` has all), a name any word.
+Some 6,000 tokens later a note is lost, and the answer is a wrong word of the list.
 
 Sessions live in memory. When there are too many, the longest unused idle one is dropped; a GET of
 it is then answered 404. Every error has one shape: `{"error": {"code", "message", "param",

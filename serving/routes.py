@@ -46,9 +46,11 @@ _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 # Line ends to many readers of lines (str.splitlines), though not to JSON or server-sent events.
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 _STREAM_EXAMPLE = """\
-data: {"text":" seven"}
+data: {"text":" silver"}
 
-data: {"text":"","finish_reason":"length","usage":{...},"session":{...}}
+data: {"text":"","finish_reason":"length",\
+"usage":{"prompt_tokens":12,"resumed_tokens":0,"generated_tokens":1},\
+"session":{"id":"alice","version":1,"tokens":13}}
 
 data: [DONE]
 

@@ -30,9 +30,9 @@ class GenerateRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "prompt": "Note: Ruth is seven.\n",
+                    "prompt": "Note: Jane is silver.\n\nQuestion: Jane\nAnswer:",
                     "session_id": "alice",
-                    "max_new_tokens": 64,
+                    "max_new_tokens": 1,
                     "stream": True,
                 }
             ]
@@ -42,7 +42,7 @@ class GenerateRequest(BaseModel):
     prompt: str = Field(
         min_length=1,
         description="New text only: what the session holds already is not sent again.",
-        examples=["Note: Ruth is seven.\n"],
+        examples=["Note: Jane is silver.\n"],
     )
     session_id: SessionId | None = Field(
         None, description="The session to continue or begin. Without one nothing is kept."
@@ -94,8 +94,8 @@ class SessionRef(BaseModel):
     """The session as this turn left it."""
 
     id: SessionId
-    version: int = Field(description="Turns committed so far.", examples=[2])
-    tokens: int = Field(description="Tokens that it holds now.", examples=[96])
+    version: int = Field(description="Turns committed so far.", examples=[1])
+    tokens: int = Field(description="Tokens that it holds now.", examples=[13])
 
 
 class Usage(BaseModel):
@@ -106,10 +106,10 @@ class Usage(BaseModel):
         examples=[12],
     )
     resumed_tokens: int = Field(
-        description="Tokens that the session held before: not processed again.", examples=[20]
+        description="Tokens that the session held before: not processed again.", examples=[0]
     )
     generated_tokens: int = Field(
-        description="Tokens generated, an end-of-text token included.", examples=[64]
+        description="Tokens generated, an end-of-text token included.", examples=[1]
     )
 
 
@@ -134,11 +134,11 @@ class SessionResponse(BaseModel):
     """A session between two turns."""
 
     id: SessionId
-    version: int = Field(description="Turns committed so far.", examples=[2])
-    tokens: int = Field(description="Tokens that it holds.", examples=[96])
-    bytes: int = Field(description="Size of its state.", examples=[180224])
+    version: int = Field(description="Turns committed so far.", examples=[1])
+    tokens: int = Field(description="Tokens that it holds.", examples=[13])
+    bytes: int = Field(description="Size of its state.", examples=[505092])
     bytes_by_part: dict[str, int] = Field(
-        description="Size of each tensor of its state.", examples=[{"layers.0.h": 65536}]
+        description="Size of each tensor of its state.", examples=[{"layers.1.eidetic_k": 131072}]
     )
     created_at: datetime = Field(description="When its first turn was committed.")
     updated_at: datetime = Field(description="When its last turn was committed.")

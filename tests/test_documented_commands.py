@@ -1,7 +1,7 @@
 """What the documentation tells a reader to type is typed here, as written and in its order.
 
-Fenced `bash` and `python` blocks of the pages are run; an HTML comment on the line before a block
-may say otherwise:
+Fenced `bash` and `python` blocks of every page that git knows are run, `bash` in the repository's
+root, `python` in the page's folder; an HTML comment on the line before a block may say otherwise:
 
     <!-- not run: REASON -->      the block is left out
     <!-- expect: TEXT -->         its output must contain TEXT
@@ -10,6 +10,7 @@ Three things are replaced: the environment's folder `.venv/bin/` by that of this
 port by a free one, and `make serve` by the command behind it, started in the background.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,15 +18,34 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bmojo_neuron.model import default_model_path
+from bmojo_neuron.training.corpus import load_corpus
+from bmojo_neuron.training.dialogues import read_words
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def pages() -> list[Path]:
+    """Every Markdown file that ships: those that git knows, or all of an unpacked archive."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    names = listed.stdout.split("\0")[:-1]
+    found = [ROOT / name for name in names] if names else ROOT.rglob("[!.]*.md")
+    return sorted(page for page in found if page.is_file() and ".venv" not in page.parts)
+
+
+PAGES = pages()
 BIN = Path(sys.executable).parent
 BLOCK = re.compile(
     r"^(?:<!-- (?P<key>not run|expect): (?P<value>.*?) -->\n)?"
@@ -41,10 +61,15 @@ BLOCK_SECONDS = 300.0
 class Block:
     """A fenced block of a page; `expect` is empty where any output will do."""
 
-    place: str
+    page: Path
+    line: int
     language: str
     text: str
     expect: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks(page: Path, language: str) -> list[Block]:
@@ -55,8 +80,7 @@ def blocks(page: Path, language: str) -> list[Block]:
             continue
         line = source.count("\n", 0, match.start("text")) + 1
         expect = match["value"] if match["key"] == "expect" else ""
-        place = f"{page.relative_to(ROOT)}:{line}"
-        found.append(Block(place, language, match["text"], expect or ""))
+        found.append(Block(page, line, language, match["text"], expect))
     return found
 
 
@@ -116,7 +140,7 @@ def wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path) 
     pytest.fail(f"the server did not start:\n{log.read_text()}")
 
 
-def run(block: Block, argv: list[str], tmp_path: Path) -> None:
+def run(block: Block, argv: list[str], folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -125,7 +149,7 @@ def run(block: Block, argv: list[str], tmp_path: Path) -> None:
     }
     done = subprocess.run(
         argv,
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -137,6 +161,13 @@ def run(block: Block, argv: list[str], tmp_path: Path) -> None:
     assert block.expect in done.stdout, f"{block.place}: no {block.expect!r} in:\n{done.stdout}"
 
 
+def test_every_page_that_ships_is_read() -> None:
+    names = {str(page.relative_to(ROOT)) for page in PAGES}
+    assert names >= {"README.md", "bmojo_neuron/default_model/README.md", "docs/serving.md"}
+    assert not [name for name in names if ".venv" in name or "site-packages" in name]
+    assert [block for block in blocks(default_model_path() / "README.md", "python") if block.expect]
+
+
 def test_the_two_commands_of_the_readme_exist() -> None:
     commands = {block.text.strip() for block in blocks(ROOT / "README.md", "bash")}
     assert commands >= BY_OTHER_MEANS
@@ -146,13 +177,15 @@ def test_the_two_commands_of_the_readme_exist() -> None:
 @needs_curl
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if blocks(page, "bash")],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> None:
     for block in blocks(page, "bash"):
         if block.text.strip() not in BY_OTHER_MEANS:
             script = here(block.text).replace("localhost:8000", f"localhost:{port}")
-            run(block, ["bash", "-euo", "pipefail", "-c", script], tmp_path)
+            run(block, ["bash", "-euo", "pipefail", "-c", script], ROOT, tmp_path)
 
 
 @pytest.mark.slow
@@ -162,7 +195,84 @@ def test_bash_blocks_run_as_written(page: Path, port: int, tmp_path: Path) -> No
     ids=lambda block: block.place,
 )
 def test_python_blocks_run_as_written(block: Block, tmp_path: Path) -> None:
-    run(block, [sys.executable, "-W", "error::FutureWarning", "-c", block.text], tmp_path)
+    argv = [sys.executable, "-W", "error::FutureWarning", "-c", block.text]
+    run(block, argv, block.page.parent, tmp_path)
+
+
+def call(port: int, path: str, data: object = None, method: str | None = None) -> str:
+    request = urllib.request.Request(
+        f"http://localhost:{port}{path}",
+        None if data is None else json.dumps(data).encode(),
+        {"Content-Type": "application/json"},
+        method=method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=BLOCK_SECONDS) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
+
+
+@pytest.mark.slow
+def test_what_the_docs_page_shows_is_what_the_embedded_model_answers(port: int) -> None:
+    api = json.loads(call(port, "/openapi.json"))
+    schemas = api["components"]["schemas"]
+    generate = api["paths"]["/generate"]["post"]
+    asked = generate["requestBody"]["content"]["application/json"]["schema"]
+    shown = generate["responses"]["200"]["content"]["text/event-stream"]["example"]
+
+    def examples(schema: str) -> dict[str, Any]:
+        fields = schemas[schema]["properties"].items()
+        return {name: about["examples"][0] for name, about in fields if "examples" in about}
+
+    call(port, "/sessions/alice", method="DELETE")
+    (example,) = asked["examples"]
+    assert call(port, "/generate", example) == shown
+    assert json.loads(shown.split("data: ")[1])["text"] == " silver"
+    last = json.loads(shown.split("data: ")[2])
+    assert examples("Usage") == last["usage"]
+    assert examples("SessionRef") | {"id": "alice"} == last["session"]
+
+    session = json.loads(call(port, "/sessions/alice"))
+    sizes = examples("SessionResponse").pop("bytes_by_part")
+    assert sizes.items() <= session["bytes_by_part"].items()
+    said = examples("SessionResponse") | {"bytes_by_part": session["bytes_by_part"]}
+    assert said.items() <= session.items()
+
+    refused = json.loads(call(port, "/generate", {"prompt": "x", "max_new_tokens": 0}))
+    assert refused["error"] == examples("ErrorBody")
+
+
+@needs_curl
+@pytest.mark.slow
+def test_what_the_docs_page_tells_is_recalled_behind_other_text(port: int, tmp_path: Path) -> None:
+    text = json.loads(call(port, "/openapi.json"))["info"]["description"]
+    tell, ask = re.findall(r"^    curl .*?^    \}'$", text, re.MULTILINE | re.DOTALL)
+    filler = "".join(f"{line}\n" for line in load_corpus().heldout[:100])
+    session = re.search(r'"session_id": "(\w+)"', ask)
+    assert session is not None
+
+    def type_in(command: str, expect: str) -> None:
+        script = command.replace("localhost:8000", f"localhost:{port}")
+        block = Block(ROOT / "docs", 0, "bash", command, expect)
+        run(block, ["bash", "-euo", "pipefail", "-c", script], ROOT, tmp_path)
+
+    type_in(tell, '"version":1')
+    call(port, "/generate", {"session_id": session[1], "prompt": filler, "max_new_tokens": 1})
+    type_in(ask, 'data: {"text":" silver"}')
+    held = json.loads(call(port, f"/sessions/{session[1]}"))
+    assert held["tokens"] > 2000, "the note must have left the window long ago"
+
+
+def test_the_words_that_can_be_values_are_told() -> None:
+    values = set(read_words("values"))
+    for page in ("README.md", "serving/app.py", "bmojo_neuron/default_model/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert f"one of {len(values)} words" in " ".join(text.split()), page
+        assert "bmojo_neuron/training/values.txt" in text, page
+        assert set(re.findall(r"Note: \w+ is ([a-z]+)", text)) <= values, page
+        listed = re.search(r"such as ([a-z, ]+)[;)]", " ".join(text.split()))
+        assert listed is None or set(listed[1].split(", ")) <= values, page
 
 
 def test_blocks_are_found_with_their_comments(
@@ -174,8 +284,24 @@ def test_blocks_are_found_with_their_comments(
         "```bash\na\nb\n```\n\n<!-- expect: 42 -->\n```bash\nc\n```\n"
         "<!-- not run: hours -->\n```bash\nd\n```\n```text\ne\n```\n```python\nf\n```\n"
     )
+    assert [block.place for block in blocks(page, "bash")] == ["page.md:2", "page.md:8"]
     assert blocks(page, "bash") == [
-        Block("page.md:2", "bash", "a\nb\n", ""),
-        Block("page.md:8", "bash", "c\n", "42"),
+        Block(page, 2, "bash", "a\nb\n", ""),
+        Block(page, 8, "bash", "c\n", "42"),
     ]
-    assert blocks(page, "python") == [Block("page.md:18", "python", "f\n", "")]
+    assert blocks(page, "python") == [Block(page, 18, "python", "f\n", "")]
+
+
+def test_the_readme_tells_what_the_first_start_costs_and_the_way_without_make() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"about two minutes, a download of about\s320 MB and 1\.4 GB on disk", text)
+    (pip,) = re.findall(r"pip install -c constraints\.txt '\.\[(\w+)\]'", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert pip in project["optional-dependencies"]
+    for name in ("README.md", "bmojo_neuron/cli.py", "bmojo_neuron/doctor.py"):
+        source = (ROOT / name).read_text(encoding="utf-8")
+        extras = re.findall(r"pip install [^\n]*?'([^'\[]*)\[(\w+)\]'", source)
+        assert extras, name
+        assert all(
+            where == "." and extra in project["optional-dependencies"] for where, extra in extras
+        ), f"{name}: this package is on no index, got {extras}"

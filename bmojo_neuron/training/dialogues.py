@@ -116,15 +116,15 @@ class DialogueSource:
         return self.filler[self.line_starts[index] : self.line_ends[index]]
 
     def stretch(self, rng: np.random.Generator, length: int) -> NDArray[np.int32]:
-        """(length,) consecutive filler tokens from the start of a line, ended by a newline."""
+        """(length,) consecutive filler tokens from the start of a line, ended by a newline.
+
+        What is longer than the filler goes on with its beginning.
+        """
         starts = self.line_starts[self.line_starts + length <= len(self.filler)]
         if len(starts) == 0:
-            raise ValueError(
-                f"length: expected fewer tokens than the filler has ({len(self.filler)}), "
-                f"got {length}; give the source more lines"
-            )
+            starts = self.line_starts
         start = starts[rng.integers(len(starts))]
-        tokens = self.filler[start : start + length].copy()
+        tokens = self.filler.take(np.arange(start, start + length), mode="wrap")
         tokens[-1:] = self.newline
         return tokens
 
@@ -294,7 +294,7 @@ def evaluation_dialogue(
     lead + distance + 7 * notes tokens in all, whatever is drawn.
 
     Raises:
-        ValueError: `distance` is too small for so many notes, or the filler too short.
+        ValueError: `distance` is too small for so many notes.
     """
     block = QUESTION_LENGTH * notes
     gap = distance - (QUESTION_VALUE - NOTE_VALUE) - block

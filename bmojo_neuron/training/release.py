@@ -15,6 +15,7 @@ from tqdm import tqdm
 from bmojo_neuron import __version__
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.training.corpus import HELDOUT_BOOKS
+from bmojo_neuron.training.dialogues import read_words
 from bmojo_neuron.training.loop import Training
 from bmojo_neuron.training.recall import Recall, measure_all, perplexity
 
@@ -31,22 +32,29 @@ tags: [bmojo, state-space-model, long-term-memory]
 
 {parameters:,} float32 parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}.
 It reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
-eidetic tokens of any age; its state does not grow. It knows the English of the King James Bible and
-one skill, which is to recall notes:
+eidetic tokens, which stay until as many others surprise it more; its state does not grow. It knows
+the English of the King James Bible and one skill, which is to recall notes of exactly this form:
 
     Note: Jane is silver.
-    (any amount of text)
+    (other text)
     Question: Jane
     Answer: silver.
 
+The value is one of {values} words (`bmojo_neuron/training/values.txt`), the name any word, best one
+of {names} (`names.txt` beside it). Asked for another value, or for a note that it no longer holds,
+it answers with a wrong word of the list. How far back it can answer stands under Evaluation.
+
+<!-- expect: silver -->
 ```python
 import bmojo_neuron  # registers the architecture with transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+path = "."  # the directory of this file
 model = AutoModelForCausalLM.from_pretrained(path).eval()
 tokenizer = AutoTokenizer.from_pretrained(path)
-prompt = tokenizer("Note: Jane is silver.\n\nQuestion: Jane\nAnswer:", return_tensors="pt")
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=2, do_sample=False)[0]))
+prompt = tokenizer("Note: Jane is silver.\\n\\nQuestion: Jane\\nAnswer:", return_tensors="pt")
+answer = model.generate(**prompt, max_new_tokens=2, do_sample=False)[0, prompt.input_ids.shape[1] :]
+print(tokenizer.decode(answer))
 ```
 
 It is a demonstration of its architecture. It is not fit to answer anything else.
@@ -66,7 +74,8 @@ Perplexity of the held-out books, per token: {perplexity:.1f}.
 
 Recall of notes that stand among held-out text, by the distance in tokens from note to answer;
 `off` is the same model with its eidetic memory switched off, `held` the share of notes that stood
-in eidetic memory when they were asked for ({questions} questions for each figure):
+in eidetic memory when they were asked for ({questions} questions for each figure). Farther than the
+last row nothing is claimed here; `benchmarks/recall.py --model DIR` measures up to 65,536 tokens:
 
 {recall}"""
 
@@ -129,6 +138,8 @@ def model_card(report: dict[str, Any], config: Any) -> str:
         tokens=report["tokens"],
         steps=report["steps"],
         seed=report["seed"],
+        values=len(read_words("values")),
+        names=len(read_words("names")),
         books=", ".join(sorted(HELDOUT_BOOKS)),
         stages=_table(
             ["tokens", "sequence", "batch", "notes", "filler", "least distance"],

@@ -284,6 +284,18 @@ def test_evaluation_is_asked_once_at_the_exact_distance(
     check(dialogue)
 
 
+def test_filler_goes_on_with_its_beginning_where_a_distance_is_longer() -> None:
+    source = DialogueSource(TOKENIZER, CORPUS.train[:20])
+    total = len(source.filler)
+    tokens = source.stretch(np.random.default_rng(0), 2 * total + 5)
+    assert len(tokens) == 2 * total + 5
+    np.testing.assert_array_equal(tokens[total:-1], tokens[: total + 4])
+    turned = [np.roll(source.filler, -start) for start in source.line_starts]
+    assert any(np.array_equal(tokens[:total], one) for one in turned)
+    assert tokens[-1] == source.newline
+    check(evaluation_dialogue(np.random.default_rng(0), source, distance=3 * total, notes=2))
+
+
 def test_bad_arguments_are_named() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="filler: expected"):
@@ -292,7 +304,5 @@ def test_bad_arguments_are_named() -> None:
         sample_dialogue(rng, SOURCE, length=64, notes=9, names_pool=8)
     with pytest.raises(ValueError, match="distance: expected at least 22"):
         evaluation_dialogue(rng, SOURCE, distance=21, notes=3)
-    with pytest.raises(ValueError, match="length: expected fewer tokens"):
-        evaluation_dialogue(rng, SOURCE, distance=10_000_000)
     with pytest.raises(ValueError, match="tokenizer: expected one token"):
         DialogueSource(train_tokenizer(CORPUS.train[:50], [], 300), ["a"])

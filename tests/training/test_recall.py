@@ -1,6 +1,7 @@
 """What is measured of a model is what a reader of the table takes it for."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import recall as benchmark
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import State
 from bmojo_neuron.training.dialogues import DialogueSource, Split, evaluation_dialogue
 from bmojo_neuron.training.loop import Training
 from bmojo_neuron.training.recall import measure, measure_all, perplexity, without_eidetic
-from bmojo_neuron.training.release import install, recall_table, release
+from bmojo_neuron.training.release import install, model_card, recall_table, release
 from tests.training.conftest import Trainer
+
+FAR = (4096, 6144, 8192, 16384, 32768, 65536)
 
 
 class Reader:
@@ -163,6 +167,15 @@ def test_release_and_install(unbroken: Training, tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(target)("x")["input_ids"][0] == model.config.bos_token_id
 
 
+def test_the_shipped_card_is_what_the_template_gives() -> None:
+    path = default_model_path()
+    report = json.loads((path / "report.json").read_text())
+    card = model_card(report, BMojoConfig.from_pretrained(path))
+    assert (path / "README.md").read_text() == card
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    compile(code, "README.md", "exec")
+
+
 def test_install_refuses_a_run_that_is_not_through(tiny: Trainer, tmp_path: Path) -> None:
     tiny.start(tmp_path / "run").run(max_minutes=0)
     with pytest.raises(FileNotFoundError, match="run: expected the directory of a finished run"):
@@ -207,7 +220,7 @@ def test_a_state_lost_between_pieces_would_show(
 
 def test_the_page_tells_which_goals_are_met(unbroken: Training, tmp_path: Path) -> None:
     model = unbroken.model.eval()
-    plan = benchmark.Plan(((64, 16 * 16), 4), ((512,), 4), cut_distance=64, cut_dialogues=1)
+    plan = benchmark.Plan(((64, 4), (16 * 16, 4), (512, 4)), cut_distance=64, cut_dialogues=1)
     result = benchmark.measure(model, unbroken.heldout, plan)
     for cell in result["recall"]:
         if cell["distance"] == 256 and cell["split"] == "heldout_pairs":
@@ -217,6 +230,18 @@ def test_the_page_tells_which_goals_are_met(unbroken: Training, tmp_path: Path) 
     assert [line[3] for line in benchmark.goals(result)] == ["met", "not met", "met", "met"]
     benchmark.plot(result, tmp_path / "recall.svg")
     assert "held-out names, memory off" in (tmp_path / "recall.svg").read_text()
+
+
+def test_the_table_goes_on_past_the_end_of_memory() -> None:
+    result = json.loads((benchmark.RESULTS / "recall.json").read_text())
+    by_distance = {d: benchmark.find(result, d, "heldout_pairs", True) for d in FAR}
+    assert None not in by_distance.values(), by_distance
+    last = by_distance[FAR[-1]]
+    assert last is not None
+    row = benchmark.row_of(result, FAR[-1])
+    assert row[:3] == ["65,536", "1024", str(last.questions)]
+    low, high = benchmark.wilson(last.accuracy, last.questions)
+    assert row[3] == f"{last.accuracy:.1%} ({low:.1%}-{high:.1%})"
 
 
 def test_the_readme_shows_the_committed_result() -> None:
