@@ -76,11 +76,6 @@ class BMojoGenerationMixin(GenerationMixin):
                 f"use_cache: expected True with {CACHE_FIELD}, which each token continues, got "
                 "False; leave one of the two out"
             )
-        if cache is None and model_kwargs.get("inputs_embeds") is not None:
-            raise ValueError(
-                "use_cache: expected True with inputs_embeds, as the tokens that follow do not "
-                "repeat them, got False; leave one of the two out"
-            )
         mask = model_kwargs.get("attention_mask")
         if mask is not None:
             chunked = generation_config.prefill_chunk_size is not None
