@@ -27,7 +27,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from bmojo_neuron.arguments import check_inputs, check_positions, is_traced, refuse, valid_tokens
+from bmojo_neuron.arguments import (
+    check_inputs,
+    check_positions,
+    is_traced,
+    refuse,
+    valid_tokens,
+    wants_hidden_states,
+)
 from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
@@ -358,13 +365,13 @@ class BMojoModel(BMojoPreTrainedModel):
         Raises:
             ValueError: an argument has the wrong shape or says something that cannot be honoured.
         """
-        refuse(kwargs, self.config)
         tokens = check_inputs(input_ids, inputs_embeds)
         cache = one_cache(cache, past_key_values)
+        seen = 0 if cache is None else cache.seen
+        refuse(kwargs, self.config, range(seen, seen + tokens.shape[1]))
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and not is_traced()
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
+        every = wants_hidden_states(output_hidden_states, self.config)
         valid = valid_tokens(attention_mask, tokens, cache)
         if position_ids is not None:
             before = None if cache is None else cache.state
@@ -382,17 +389,17 @@ class BMojoModel(BMojoPreTrainedModel):
                 state,
                 lengths=None if lengths is None else lengths.tolist(),
                 all_tokens=True,
-                all_layers=output_hidden_states,
+                all_layers=every,
                 donate=not torch.is_grad_enabled(),
             )
             cache.seen += tokens.shape[1]
-            trail = stacked.unbind(2) if output_hidden_states else (stacked,)
+            trail = stacked.unbind(2) if every else (stacked,)
         else:
-            trail, innovation = self.full(tokens, lengths, output_hidden_states)
+            trail, innovation = self.full(tokens, lengths, every)
         trail = tuple(restore(h, valid) for h in trail)
         output = BMojoOutput(
             last_hidden_state=trail[-1],
-            hidden_states=trail if output_hidden_states else None,
+            hidden_states=trail if every else None,
             innovation=innovation,
         )
         output[CACHE_FIELD] = cache if use_cache else None
