@@ -14,7 +14,7 @@ Letters: B batch, T tokens, d hidden size, L blocks, C selection period.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +22,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
@@ -34,12 +32,12 @@ from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
 from bmojo_neuron.feeding import feed
 from bmojo_neuron.layers import Attention, BMojo
-from bmojo_neuron.linear import unpack
 from bmojo_neuron.mixers import Mamba2
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
 from bmojo_neuron.padding import compact, restore
 from bmojo_neuron.planning import FREE_CHUNK
+from bmojo_neuron.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.state import State, StatePart, new_state
 from bmojo_neuron.window import Call, FullCall, StepCall
 
@@ -115,42 +113,6 @@ class BMojoOutput(BaseModelOutputWithPast):
     """
 
     innovation: Tensor | None = None
-
-
-class BMojoPreTrainedModel(PreTrainedModel):
-    """What the base model and its heads share: how transformers is to treat them."""
-
-    config_class = BMojoConfig
-    config: BMojoConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012 (transformers reads it so)
-    _is_stateful = True  # transformers: this cache cannot be rewound
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[no-untyped-call]
-        if isinstance(module, Mamba2 | EideticMemory):
-            module.reset()
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; packed layers are unpacked first, for the head changes its size."""
-        unpack(self)
-        return super().resize_token_embeddings(*args, **kwargs)
-
-    def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
-        every_n_layers: int = 1,
-    ) -> None:
-        how = getattr(gradient_checkpointing_func, "keywords", {})
-        if enable and how.get("use_reentrant"):
-            raise ValueError(
-                "use_reentrant: expected False (the reentrant form of torch loses the gradient of "
-                "the innovation loss), got True; leave it out"
-            )
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
 
 
 class BMojoModel(BMojoPreTrainedModel):
