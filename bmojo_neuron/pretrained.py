@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.linear import unpack
-from bmojo_neuron.mixers import Mamba2
+from bmojo_neuron.mixers import CausalConv, Mamba2
 
 
 class BMojoPreTrainedModel(PreTrainedModel):
@@ -65,7 +65,8 @@ class BMojoPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
-        if isinstance(module, Mamba2 | EideticMemory):
+        # Each sets its own parameters only: transformers passes over a module whose own are loaded.
+        if isinstance(module, CausalConv | Mamba2 | EideticMemory):
             module.reset()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
