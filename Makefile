@@ -1,15 +1,17 @@
 # Needs make and Python >= 3.11; the first target that wants it builds the environment in .venv.
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 PORT ?= 8000
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check lint format types bench docs
+.PHONY: help venv serve test check check-latest lint format types bench docs
 
 help:
 	@echo "make serve    start the server on 127.0.0.1:$(PORT) with the embedded model"
 	@echo "make test     run all tests"
 	@echo "make check    the whole gate: lint types docs test"
+	@echo "make check-latest   all tests with the newest version of every dependency but torch"
 	@echo "make format   let ruff rewrite the code"
 	@echo "make bench    measure recall and generation speed (long)"
 	@echo "make docs     build the documentation in site/"
@@ -33,16 +35,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	    exit 1; \
 	}
 	$(BIN)/python -m pip install --disable-pip-version-check \
-	    -c constraints.txt -e '.[serve,train,dev]'
+	    -c $(CONSTRAINTS) -e '.[serve,train,dev]'
 	@touch $@
 
 serve: venv
 	$(BIN)/bmojo serve --port $(PORT)
 
 test: venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: lint types docs test
+
+# A newer torch is gigabytes on Linux; everything else is the newest that pyproject.toml allows.
+check-latest:
+	rm -rf .venv-latest && mkdir .venv-latest
+	grep '^torch==' constraints.txt > .venv-latest/constraints.txt
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=.venv-latest/constraints.txt
 
 lint: venv
 	$(BIN)/ruff format --check .

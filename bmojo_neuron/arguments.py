@@ -21,11 +21,12 @@ def is_traced() -> bool:
     return tracing or torch.compiler.is_exporting()
 
 
-def refuse(others: Mapping[str, Any], config: BMojoConfig) -> None:
+def refuse(others: Mapping[str, Any], config: BMojoConfig, columns: range) -> None:
     """Refuse keyword arguments that `forward` does not name, unless they ask for nothing.
 
     Args:
         others: name -> value; None, False and, for `return_dict`, True ask for nothing.
+        columns: of this call, counted from the first one that the cache has seen.
 
     Raises:
         ValueError: the name of the first that asks for something.
@@ -38,8 +39,27 @@ def refuse(others: Mapping[str, Any], config: BMojoConfig) -> None:
     for name, value in others.items():
         if name in PACKED and value is not None:
             raise ValueError(f"{name}: packed sequences are not supported; make them rows")
+        if name == "cache_position" and value is not None:
+            if is_traced() or value.tolist() == list(columns):
+                continue
+            raise ValueError(
+                f"cache_position: expected the {len(columns)} columns from {columns.start} on, "
+                f"which follow from the cache, got {value.tolist()}; leave it out"
+            )
         if value is not None and value is not (name == "return_dict"):
             raise ValueError(f"{name}: this model's forward does not take it; leave it out")
+
+
+def wants_hidden_states(asked: bool | None, config: BMojoConfig) -> bool:
+    """What a call asks for, or else the configuration.
+
+    Raises:
+        ValueError: it asks for some of them by index.
+    """
+    wanted = config.output_hidden_states if asked is None else asked
+    if not isinstance(wanted, bool):
+        raise ValueError(f"output_hidden_states: expected True (all) or False, got {wanted!r}")
+    return wanted
 
 
 def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

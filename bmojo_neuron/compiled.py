@@ -40,8 +40,8 @@ def step_block(
     """One block of a step as a function of tensors: the geometry is made anew, inside."""
     call = StepCall(n, n_valid, h.shape[1], donate)
     call.here, call.behind = here, behind
-    y: tuple[Tensor, State] = block(h, call, state)
-    return y
+    y, new, _ = block(h, call, state)
+    return y, new
 
 
 def compile_steps(model: BMojoForCausalLM, rows: int | None = 1) -> None:
@@ -70,19 +70,21 @@ def compile_steps(model: BMojoForCausalLM, rows: int | None = 1) -> None:
     compiled = torch.compile(step_block, fullgraph=True, dynamic=False)
     lengths = (1, model.chunk)
 
-    def run(block: Block, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+    def run(
+        block: Block, h: Tensor, call: Call, state: State
+    ) -> tuple[Tensor, State, Tensor | None]:
         if (
             not isinstance(call, StepCall)
             or h.shape[1] not in lengths
             or torch.is_grad_enabled()
             or any(part.grows is not None for part in block.layer.parts(h.dtype))
         ):
-            plain: tuple[Tensor, State] = block(h, call, state)
+            plain: tuple[Tensor, State, Tensor | None] = block(h, call, state)
             return plain
         state = {name: _uniform(part) for name, part in state.items()}
         geometry = (call.here, call.behind, _uniform(call.n), call.n_valid, call.in_place)
-        fast: tuple[Tensor, State] = compiled(block, h, *geometry, state)
-        return fast
+        y, new = compiled(block, h, *geometry, state)
+        return y, new, None
 
     model.model.run_block = run
     if rows is not None:

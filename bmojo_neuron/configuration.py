@@ -96,14 +96,14 @@ class BMojoConfig(PretrainedConfig):
         default("mamba2_state_size", self.head_dim)
         default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
-        self._check()
+        self.check()
 
     def _require(self, ok: bool, name: str, expected: str) -> None:
         if not ok:
             raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
     def _check_types(self) -> None:
-        """Each field by itself, as given, before the defaults that follow from others."""
+        """Each field by itself."""
         for name, kind in BMojoConfig.__annotations__.items():
             value = getattr(self, name)
             if kind == "int":
@@ -117,7 +117,9 @@ class BMojoConfig(PretrainedConfig):
         self._require(isinstance(self.block_types, list), "block_types", "a list")
         self._require(isinstance(self.rope_parameters, dict), "rope_parameters", "a dict")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, naming the field, if one is out of range or two contradict."""
+        self._check_types()
         require = self._require
         require(self.head_dim > 0, "head_dim", "hidden_size of at least num_attention_heads")
         require(self.head_dim % 2 == 0, "head_dim", "an even number (rotary embedding turns pairs)")

@@ -74,7 +74,7 @@ def feed(
         state = copy_state(state)  # tensors of inference mode cannot be written outside it
     config = programs.config
     if "attention" in config.block_types:  # the only parts that grow
-        state = grow(state, programs.state_parts(), needed)
+        state = grow(state, programs.state_parts(), max(1, needed))
     period = config.selection_period if config.has_eidetic else None
     done, result = [0] * batch, None
     for piece in plan(seen, left, period, programs.chunk):

@@ -35,6 +35,15 @@ class BMojoGenerationMixin(GenerationMixin):
             )
         return prompt, name, others
 
+    def prepare_inputs_for_generation(
+        self, *args: Any, inputs_embeds: Tensor | None = None, tokenizer: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers; the tokenizer, which `stop_strings` needs, is none of forward's."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            *args, inputs_embeds=inputs_embeds, **kwargs
+        )
+        return inputs
+
     def _prepare_position_ids_for_generation(self, *_: Any) -> None:
         """Positions follow from the tokens: none are made up, those of the caller are checked."""
 

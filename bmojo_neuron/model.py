@@ -26,7 +26,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from bmojo_neuron.arguments import check_inputs, check_positions, is_traced, refuse, valid_tokens
+from bmojo_neuron.arguments import (
+    check_inputs,
+    check_positions,
+    is_traced,
+    refuse,
+    valid_tokens,
+    wants_hidden_states,
+)
 from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
@@ -90,17 +97,20 @@ class Block(GradientCheckpointingLayer):
             RMSNorm(config.hidden_size, config.rms_norm_eps) if config.intermediate_size else None
         )
 
-    def forward(self, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+    def forward(self, h: Tensor, call: Call, state: State) -> tuple[Tensor, State, Tensor | None]:
+        """h (B, T, d) -> the next h, the new state and, in training, the innovation loss (B,)."""
         y, new = self.layer(self.input_norm(h), call, state)
         h = h + y
         if self.mlp is not None and self.mlp_norm is not None:
             h = h + self.mlp(self.mlp_norm(h))
-        return h, new
+        return h, new, new.pop("innovation_loss", None)
 
 
-def run_block(block: Block, h: Tensor, call: Call, state: State) -> tuple[Tensor, State]:
+def run_block(
+    block: Block, h: Tensor, call: Call, state: State
+) -> tuple[Tensor, State, Tensor | None]:
     """One block of any program; `bmojo_neuron.compiled` puts its own in this place."""
-    y: tuple[Tensor, State] = block(h, call, state)
+    y: tuple[Tensor, State, Tensor | None] = block(h, call, state)
     return y
 
 
@@ -125,6 +135,7 @@ class BMojoModel(BMojoPreTrainedModel):
 
     def __init__(self, config: BMojoConfig, backend: str = "torch") -> None:
         super().__init__(config)
+        config.check()  # it may have been edited since it was made
         self.ops = load_ops(backend)
         self.run_block = run_block
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -164,7 +175,8 @@ class BMojoModel(BMojoPreTrainedModel):
         """
         length = tokens.shape[1]
         call = StepCall(state["n"], n_valid, length, donate)
-        h, parts = self._run(tokens, call, state, all_layers)
+        trail, parts, _ = self._run(tokens, call, state, all_layers)
+        h = torch.stack(trail, dim=2) if all_layers else trail[-1]
         new = {**state, **parts, "n": state["n"] + (length if n_valid is None else n_valid)}
         if all_tokens:
             return h, new
@@ -211,7 +223,7 @@ class BMojoModel(BMojoPreTrainedModel):
         tokens: Tensor,
         lengths: Tensor | Sequence[int] | None = None,
         all_layers: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """The full form: a whole sequence from its start, all selection periods at once,
         differentiable.
 
@@ -221,33 +233,33 @@ class BMojoModel(BMojoPreTrainedModel):
             all_layers: return the hidden states of the embedding and of every block too.
 
         Returns:
-            hidden states (B, T, d), or (B, T, L+1, d), the last one normed, ready for a head; and,
-            in training mode, each row's innovation loss (B,) (else 0).
+            hidden states (B, T, d) each, the last one normed, ready for a head; and, in training
+            mode, each row's innovation loss (B,) where a layer has one, else None.
         """
         batch, length = tokens.shape[:2]
         call = FullCall(batch, length, self.config.selection_period, tokens.device, lengths)
-        h, reports = self._run(tokens, call, {}, all_layers)
-        losses = [part for name, part in reports.items() if name.endswith("innovation_loss")]
-        return h, torch.stack(losses).mean(0) if losses else h.new_zeros(batch)
+        trail, _, losses = self._run(tokens, call, {}, all_layers)
+        return trail, torch.stack(losses).mean(0) if losses else None
 
     def _run(
         self, tokens: Tensor, call: Call, state: State, all_layers: bool
-    ) -> tuple[Tensor, State]:
-        """All blocks: all tokens' hidden states as `step` returns them; parts of the new state."""
+    ) -> tuple[tuple[Tensor, ...], State, list[Tensor]]:
+        """All blocks: hidden states as `full` returns them, parts of the new state, losses."""
         h = tokens if tokens.is_floating_point() else self.embed_tokens(tokens)
         call.here = self.rotary(call.position, h.dtype)
         behind = torch.full((1, 1), 2 * self.config.window, dtype=torch.int32, device=h.device)
         call.behind = self.rotary(behind, h.dtype)
         new: State = {}
-        trail = [h]
+        trail, losses = [h], []
         for i, block in enumerate(self._blocks()):
             prefix = f"layers.{i}."
             local = {name: state[prefix + name] for name in (self._part_names[i] if state else ())}
-            h, parts = self.run_block(block, h, call, local)
+            h, parts, loss = self.run_block(block, h, call, local)
             new |= {prefix + name: part for name, part in parts.items()}
-            trail.append(h)
-        h = self.norm(h)
-        return torch.stack([*trail[:-1], h], dim=2) if all_layers else h, new
+            losses += [] if loss is None else [loss]
+            trail = [*(trail if all_layers else ()), h]
+        trail[-1] = self.norm(h)
+        return tuple(trail), new, losses
 
     @property
     def chunk(self) -> int:
@@ -330,13 +342,13 @@ class BMojoModel(BMojoPreTrainedModel):
         Raises:
             ValueError: an argument has the wrong shape or says something that cannot be honoured.
         """
-        refuse(kwargs, self.config)
         tokens = check_inputs(input_ids, inputs_embeds)
         cache = one_cache(cache, past_key_values)
+        seen = 0 if cache is None else cache.seen
+        refuse(kwargs, self.config, range(seen, seen + tokens.shape[1]))
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and not is_traced()
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
+        every = wants_hidden_states(output_hidden_states, self.config)
         valid = valid_tokens(attention_mask, tokens, cache)
         if position_ids is not None:
             before = None if cache is None else cache.state
@@ -349,23 +361,23 @@ class BMojoModel(BMojoPreTrainedModel):
             state = cache.state
             if state is None:
                 state = self.new_state(len(tokens), device=tokens.device)
-            h, cache.state = self.feed(
+            stacked, cache.state = self.feed(
                 tokens,
                 state,
                 lengths=None if lengths is None else lengths.tolist(),
                 all_tokens=True,
-                all_layers=output_hidden_states,
+                all_layers=every,
                 donate=not torch.is_grad_enabled(),
             )
             cache.seen += tokens.shape[1]
+            trail = stacked.unbind(2) if every else (stacked,)
         else:
-            h, innovation = self.full(tokens, lengths, output_hidden_states)
-        h = restore(h, valid)
-        layers = h.unbind(2) if output_hidden_states else None
+            trail, innovation = self.full(tokens, lengths, every)
+        trail = tuple(restore(h, valid) for h in trail)
         output = BMojoOutput(
-            last_hidden_state=h if layers is None else layers[-1],
-            hidden_states=layers,
-            innovation=innovation if self.training else None,
+            last_hidden_state=trail[-1],
+            hidden_states=trail if every else None,
+            innovation=innovation,
         )
         output[CACHE_FIELD] = cache if use_cache else None
         return output

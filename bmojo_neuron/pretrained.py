@@ -1,14 +1,12 @@
-"""How transformers is to load, initialize, resize and checkpoint the model and its heads."""
+"""How transformers is to load, initialize and resize the model and its heads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from bmojo_neuron.configuration import BMojoConfig
@@ -73,17 +71,3 @@ class BMojoPreTrainedModel(PreTrainedModel):
         """As in transformers; packed layers are unpacked first, for the head changes its size."""
         unpack(self)
         return super().resize_token_embeddings(*args, **kwargs)
-
-    def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
-        every_n_layers: int = 1,
-    ) -> None:
-        how = getattr(gradient_checkpointing_func, "keywords", {})
-        if enable and how.get("use_reentrant"):
-            raise ValueError(
-                "use_reentrant: expected False (the reentrant form of torch loses the gradient of "
-                "the innovation loss), got True; leave it out"
-            )
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)

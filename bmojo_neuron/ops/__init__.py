@@ -6,7 +6,6 @@ the model holds.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -45,21 +44,21 @@ def load_ops(backend: str = "torch") -> Ops:
             "use backend='torch'"
         )
     ops = {name: getattr(import_module(f"{package}.{name}"), name) for name in names}
-    return Ops(**{name: outside_autocast(op) for name, op in ops.items()})
+    return Ops(**{name: OutsideAutocast(op) for name, op in ops.items()})
 
 
-def outside_autocast(op: Callable[..., Any]) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class OutsideAutocast:
     """`op` in the dtypes that its contract names, whatever autocast is on around it."""
 
-    @wraps(op)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    op: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
         device = _first_tensor(args).device.type
         if not torch.is_autocast_enabled(device):
-            return op(*args, **kwargs)
+            return self.op(*args)
         with torch.autocast(device, enabled=False):
-            return op(*args, **kwargs)
-
-    return run
+            return self.op(*args)
 
 
 def _first_tensor(args: Any) -> Tensor:

@@ -196,7 +196,7 @@ class Training:
         rng = np.random.default_rng([recipe.seed + self.attempt, self.step])
         batch = self.batch(stage, rng)
         self.model.train()
-        h, innovation = self.model.model.full(batch.tokens)
+        (h,), innovation = self.model.model.full(batch.tokens)
         h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
         asked = batch.answers[:, 1:].flatten()
         drawn = torch.from_numpy(rng.random(len(target)) < recipe.text_loss_share)
@@ -204,8 +204,10 @@ class Training:
         losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
         asked = asked[chosen]
         text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
-        innovation = self.model.config.innovation_loss_weight * innovation.mean()
-        (stage.text_weight * text + answer + innovation).backward()
+        loss = stage.text_weight * text + answer
+        if innovation is not None:
+            loss = loss + self.model.config.innovation_loss_weight * innovation.mean()
+        loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(stage)
         for parameters in _clip_groups(self.model):

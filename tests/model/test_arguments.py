@@ -144,6 +144,8 @@ def test_a_foreign_cache_is_refused():
         (random_ids(2, 5), {"position_ids": torch.tensor([[0, 1, 0, 1, 2]] * 2)}, "position_ids: "),
         (random_ids(2, 5), {"inputs_embeds": torch.ones(2, 5, 32)}, "inputs_embeds: .*got both"),
         (random_ids(2, 5), {"no_such_argument": 1}, "no_such_argument"),
+        (random_ids(2, 5), {"output_hidden_states": [0, -1]}, r"output_hidden_states: .*\[0, -1\]"),
+        (random_ids(2, 5), {"cache_position": torch.arange(1, 6)}, "cache_position: .*from 0 on"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
@@ -203,3 +205,10 @@ def test_feed_refuses_more_tokens_than_its_counter_can_count(kind):
         logits, state = model.feed(random_ids(2, 4), state, lengths=[4, 3])
         assert torch.isfinite(logits).all()
         assert state["n"].tolist() == [4, 2**31 - 1]
+
+
+def test_the_columns_of_a_cache_may_be_named():
+    model, ids = MODELS[MIXED], random_ids(1, 9)
+    cache = model(ids[:, :6], cache_position=torch.arange(6)).past_key_values
+    out = model(ids[:, 6:], past_key_values=cache, cache_position=torch.arange(6, 9))
+    torch.testing.assert_close(out.logits, uncached(model, ids)[:, 6:], **CLOSE)

@@ -1,13 +1,17 @@
 """transformers' own generation loop: greedy, sampling, beams, padded batches, continued caches."""
 
+import copy
+
 import pytest
 import torch
-from transformers import set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron import BMojoCache, BMojoForCausalLM
+from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
 from tests.model.batches import LENGTHS, MIXED, MODELS, WIDTH, pad_pattern, uncached
 from tests.model.conftest import random_ids, tiny_model
+from tests.model.states import CLOSE
 
 GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 2}
 
@@ -143,11 +147,29 @@ def test_a_cache_cannot_be_cropped():
         cache.crop(3)
 
 
-@pytest.mark.parametrize("implementation", ["static", "dynamic", "offloaded", "quantized"])
+@pytest.mark.parametrize("implementation", ["static", "offloaded", "quantized"])
 def test_other_caches_are_refused(implementation):
     model, ids = MODELS[MIXED], random_ids(1, 11)
     with pytest.raises(ValueError, match=f"cache_implementation: .*BMojoCache.*{implementation}"):
         model.generate(ids, cache_implementation=implementation, max_new_tokens=2, **GREEDY)
+
+
+@pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
+def test_a_cache_of_fewer_rows_than_sequences_is_refused_with_the_way_out(how):
+    model, ids = MODELS[MIXED], random_ids(2, 11)
+    cache = model(ids[:, :8]).past_key_values
+    options = GREEDY | {"past_key_values": cache, "max_new_tokens": 6} | how
+    message = (
+        r"expected 6 rows \(2 prompts, 3 sequences of each\), got 2; .*batch_repeat_interleave"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.generate(ids, **options)
+    cache.batch_repeat_interleave(3)
+    if "num_beams" in how:
+        expected = model.generate(ids, num_beams=3, max_new_tokens=6, **GREEDY)
+        assert torch.equal(model.generate(ids, **options), expected)
+    else:
+        assert model.generate(ids, **options).shape == (6, 17)
 
 
 def test_a_row_without_a_token_to_go_on_from_is_refused():
@@ -203,10 +225,67 @@ def test_a_cache_that_may_not_be_used_is_refused():
         model.generate(ids, past_key_values=cache, use_cache=False, max_new_tokens=2, **GREEDY)
 
 
-def test_embeddings_are_refused():
-    model = MODELS[MIXED]
-    embeddings = model.model.embed_tokens(random_ids(1, 5))
-    with pytest.raises(
-        ValueError, match=r"inputs_embeds: expected None, .*\(1, 5, 32\).*input_ids"
-    ):
-        model.generate(inputs_embeds=embeddings, max_new_tokens=2, **GREEDY)
+# What generate hands on
+
+
+def test_the_dynamic_cache_is_our_own():
+    model, ids = MODELS[MIXED], random_ids(1, 11)
+    expected = model.generate(ids, max_new_tokens=5, **GREEDY)
+    got = model.generate(ids, cache_implementation="dynamic", max_new_tokens=5, **GREEDY)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 2}], ids=str)
+@pytest.mark.parametrize("pattern", [None, "left"])
+def test_generation_from_embeddings_equals_that_from_their_tokens(pattern, options):
+    model, ids = MODELS[MIXED], random_ids(len(LENGTHS), WIDTH)
+    options = GREEDY | {"max_new_tokens": 12} | options
+    if pattern is not None:
+        options["attention_mask"] = pad_pattern(pattern)
+    expected = model.generate(ids, **options)[:, WIDTH:]
+    got = model.generate(inputs_embeds=model.get_input_embeddings()(ids), **options)
+    assert torch.equal(got, expected)
+
+
+def test_a_state_of_inference_mode_is_continued_outside_it(model):
+    ids = random_ids(1, 20)
+    expected = model.generate(ids, max_new_tokens=10, **GREEDY)
+    with torch.inference_mode():
+        cache = model(ids[:, :15]).past_key_values
+        before = model(ids[:, 15:16], past_key_values=copy.deepcopy(cache)).logits
+    state = {name: part.clone() for name, part in cache.state.items()}
+    out = model.generate(ids, past_key_values=cache, max_new_tokens=10, **GREEDY)
+    assert torch.equal(out, expected)
+    with torch.enable_grad():
+        logits = model(ids[:, 15:16], past_key_values=BMojoCache(state)).logits
+        logits.sum().backward()
+    torch.testing.assert_close(logits, before, **CLOSE)
+    model.zero_grad()
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    path = default_model_path()
+    return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+def test_stop_strings_end_a_text(embedded):
+    model, tokenizer = embedded
+    prompt = tokenizer("In the beginning", return_tensors="pt")
+    options = {"do_sample": False, "max_new_tokens": 30}
+    text = tokenizer.decode(model.generate(**prompt, **options)[0])
+    assert "people" in text
+    out = model.generate(**prompt, **options, stop_strings=["people"], tokenizer=tokenizer)
+    assert tokenizer.decode(out[0]) == text[: text.index("people") + len("people")]
+
+
+def test_token_healing_redraws_the_end_of_a_prompt(embedded):
+    model, tokenizer = embedded
+    ids = tokenizer("And the childr", return_tensors="pt").input_ids
+    options = {"do_sample": False, "max_new_tokens": 4, "tokenizer": tokenizer}
+    options["attention_mask"] = torch.ones_like(ids)
+    healed = model.heal_tokens(ids, tokenizer)
+    assert healed.shape == ids.shape
+    out = model.generate(ids, token_healing=True, **options)
+    assert torch.equal(out, model.generate(healed, **options))
+    assert tokenizer.decode(out[0], skip_special_tokens=True).startswith("And the childr")

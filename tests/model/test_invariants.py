@@ -216,7 +216,7 @@ def test_gradients_agree_with_finite_differences(kind):
     parameters = dict(model.named_parameters())
 
     def loss() -> torch.Tensor:
-        h, _ = model.model.full(ids)
+        (h,), _ = model.model.full(ids)
         logits = model.lm_head(h[:, :-1]).flatten(0, 1)
         return cross_entropy(logits, ids[:, 1:].flatten())
 

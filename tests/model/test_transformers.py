@@ -19,7 +19,7 @@ from transformers import (
 
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.model import default_model_path
-from tests.model.batches import MIXED, MODELS, uncached
+from tests.model.batches import MIXED, uncached
 from tests.model.conftest import random_ids, tiny_config, tiny_model
 
 
@@ -145,12 +145,6 @@ def test_half_precision_keeps_recurrent_state_and_positions_exact(how, tmp_path)
 
 
 # The tools around it
-
-
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
-def test_gradient_checkpointing_is_refused():
-    with pytest.raises(ValueError, match=r"BMojoForCausalLM does not support .* checkpointing"):
-        MODELS[MIXED].gradient_checkpointing_enable()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -91,3 +91,25 @@ def test_no_gradient_is_lost(op, part):
     asked = getattr(m, part).requires_grad_(True)
     op([m]).square().sum().backward()
     assert asked.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("gradient", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("length", [1, 5, FEWEST_TILED])
+def test_what_no_query_sees_is_absent(op, length, gradient, broken):
+    """Not even 0 times infinity of it reaches an output or a gradient."""
+    whole = memory(2, length, 7, bias=True, seed=0)
+    hidden = whole.visible.clone()
+    hidden[0, ..., 3:5] = False  # of one row alone
+    results = []
+    for value in (0.0, broken):
+        q, k, v, bias = (x.clone() for x in (whole.q, whole.k, whole.v, whole.bias))
+        for x in (k[0, :, 3:5], v[0, :, 3:5], bias[0, :, 3:5]):
+            x.fill_(value)
+        parts = [x.requires_grad_(gradient) for x in (q, k, v, bias)]
+        y = op([Memory(q, k, v, hidden, bias), memory(2, length, 5, bias=False, seed=1)])
+        gradients = torch.autograd.grad(y.square().sum(), parts) if gradient else ()
+        results.append([y, *gradients])
+    for clean, poisoned in zip(*results, strict=True):
+        assert torch.isfinite(poisoned).all()
+        assert torch.equal(clean, poisoned)

@@ -59,7 +59,7 @@ def cut_short(_: object, path: Path) -> None:
     ("where", "how"),
     [
         ("bmojo_neuron.training.loop.shutil.rmtree", kill),
-        ("bmojo_neuron.model.BMojoForCausalLM.save_pretrained", kill),
+        ("bmojo_neuron.causal_lm.BMojoForCausalLM.save_pretrained", kill),
         ("transformers.PreTrainedTokenizerFast.save_pretrained", kill),
         ("bmojo_neuron.training.loop.save_file", cut_short),
         ("pathlib.Path.replace", kill),
