@@ -20,8 +20,9 @@ from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.feeding import feed
 from bmojo_neuron.generation import BMojoGenerationMixin
 from bmojo_neuron.loss import IGNORED, next_tokens, row_shares
-from bmojo_neuron.model import BMojoModel, BMojoPreTrainedModel
+from bmojo_neuron.model import BMojoModel
 from bmojo_neuron.ops import Ops
+from bmojo_neuron.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.state import State, StatePart
 
 

@@ -15,7 +15,6 @@ import typer
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
     from bmojo_neuron.text import TextStream
 
@@ -75,6 +74,10 @@ def generate(
     """Continue a text; prints the continuation alone."""
     if not prompt:
         _fail("--prompt: expected a text, got none", code=2)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates
+        _fail(f"--prompt: expected UTF-8, got {prompt!r}", code=2)
     # No range of typer has an open end, and in older ones NaN passes.
     if not 0 <= temperature <= 2:
         _fail(f"--temperature: expected a number from 0 to 2, got {temperature}", code=2)
@@ -82,11 +85,16 @@ def generate(
         _fail(f"--top-p: expected a number above 0 and up to 1, got {top_p}", code=2)
     import torch
 
+    from bmojo_neuron.linear import prepack
+    from bmojo_neuron.loading import load_pretrained
+    from bmojo_neuron.model import default_model_path
     from bmojo_neuron.text import PromptEncoder, TextStream
 
+    network: Any  # transformers' own types do not take it for a generating model
     with _one_line_errors():
-        network, tokenizer = _load(model)
+        network, tokenizer = load_pretrained(model or default_model_path())
         encode = PromptEncoder(tokenizer)
+    prepack(network)
     ids = encode(prompt, parse_special_tokens=parse_special_tokens, add_special_tokens=True)
     if not ids:
         _fail("--prompt: expected a text of at least one token, got none", code=2)
@@ -228,27 +236,6 @@ class _Printer:
     def end(self) -> None:
         """No token follows."""
         typer.echo(self._text.flush())
-
-
-def _load(path: Path | None) -> "tuple[Any, PreTrainedTokenizerBase]":
-    from transformers import AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    from bmojo_neuron.causal_lm import BMojoForCausalLM
-    from bmojo_neuron.linear import prepack
-    from bmojo_neuron.model import default_model_path
-
-    disable_progress_bar()
-    directory = default_model_path() if path is None else path
-    if not (directory / "config.json").is_file():
-        raise ValueError(
-            f"--model: expected a directory with a config.json, got {str(directory)!r}; "
-            "'bmojo train' makes one"
-        )
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
-    network = BMojoForCausalLM.from_pretrained(directory).eval()
-    prepack(network)
-    return network, tokenizer
 
 
 @contextmanager

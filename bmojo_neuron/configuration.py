@@ -16,10 +16,11 @@ BLOCK_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
 MIXERS = ("mamba2",)
 EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-OF_TRANSFORMERS = (  # keys that its base class takes beside its fields
+OF_TRANSFORMERS = (  # keys that it takes beside its base class's fields, or writes
     *("model_type", "torch_dtype", "name_or_path", "_name_or_path", "_commit_hash", "num_labels"),
     *("output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("rope_theta", "rope_scaling", "quantization_config", "auto_map", "transformers_weights"),
+    *("tokenizer_class", "custom_pipelines", "fusion_config"),
 )
 MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
     *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),

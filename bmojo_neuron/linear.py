@@ -29,8 +29,9 @@ def prepack(model: nn.Module) -> str:
     `lm_head`): there the plain one stays beside it, and that matrix takes its memory twice.
 
     `state_dict`, `save_pretrained`, copies and pickles hold plain weights; `parameters()` lists
-    only what is not packed. Moving, casting, training or loading a state into a packed layer
-    unpacks it. Export the plain model.
+    only what is not packed. Moving, casting, training, loading a state into a packed layer or
+    giving it another weight unpacks it, and so does a change of a shared weight (in compiled code
+    only where the weight is assigned, not where it is changed in place). Export the plain model.
 
     Args:
         model: in eval mode.
@@ -76,6 +77,7 @@ class PackedLinear(nn.Linear):
     """
 
     _packed: Tensor
+    _source: tuple[object, ...]
     _handle: Tensor
     _trainable: bool
 
@@ -87,21 +89,26 @@ class PackedLinear(nn.Linear):
             shared: another module uses the plain weight too, so it must stay.
         """
         packed, trainable = _reorder(linear.weight.detach()), linear.weight.requires_grad
+        if not shared:
+            linear.register_parameter("weight", None)
         linear.__class__ = PackedLinear
         self = cast(PackedLinear, linear)
         self._packed, self._trainable = packed, trainable
-        self._handle = _register(packed)
-        if not shared:
-            self.register_parameter("weight", None)
+        self._handle, self._source = _register(packed), _stamp(self._parameters["weight"])
 
     def unpack(self) -> nn.Linear:
         """Turn back into a plain `nn.Linear`, in place; returns itself."""
-        if self._parameters["weight"] is None:
-            self.weight = nn.Parameter(self._packed.to_dense(), self._trainable)
-        del self._packed, self._handle, self._trainable
+        packed, trainable = self._packed, self._trainable
+        del self._packed, self._handle, self._trainable, self._source
         linear = cast(nn.Linear, self)
         linear.__class__ = nn.Linear
+        if linear._parameters["weight"] is None:
+            linear.weight = nn.Parameter(packed.to_dense(), trainable)
         return linear
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As in `nn.Linear`, which a layer becomes where a weight is assigned."""
+        self.unpack().register_parameter(name, param)
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b for float32 (..., in) on the CPU, without gradient.
@@ -110,6 +117,11 @@ class PackedLinear(nn.Linear):
             RuntimeError: a gradient is asked for.
             ValueError: the input is not float32 on the CPU.
         """
+        changed = not torch.compiler.is_compiling() and (
+            self._source != _stamp(self._parameters["weight"])
+        )
+        if changed:
+            return cast(Tensor, self.unpack()(input))
         if input.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 "packed linear layer: expected no gradient, got an input that requires one; use "
@@ -141,12 +153,14 @@ class PackedLinear(nn.Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def __getstate__(self) -> dict[str, Any]:  # copy and pickle cannot handle oneDNN's tensors
-        return {**self.__dict__, "_packed": self._packed.to_dense(), "_handle": None}
+        packed = self._packed.to_dense() if self._parameters["weight"] is None else None
+        return {**self.__dict__, "_packed": packed, "_handle": None, "_source": ()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        packed = _reorder(state["_packed"])
-        plain = {**state, "_packed": packed, "_handle": _register(packed)}
-        super().__setstate__(plain)  # type: ignore[no-untyped-call]
+        weight = state["_parameters"]["weight"]
+        packed = _reorder(state["_packed"] if weight is None else weight.detach())
+        made = {"_packed": packed, "_handle": _register(packed), "_source": _stamp(weight)}
+        super().__setstate__({**state, **made})  # type: ignore[no-untyped-call]
 
 
 # A compiler cannot trace oneDNN's opaque tensors. So the product is an op of our own, which finds
@@ -175,6 +189,14 @@ _library.define("packed_linear(Tensor x, Tensor handle, Tensor? bias, int out_fe
 _library.impl("packed_linear", _product, "CPU")
 register_fake("bmojo::packed_linear", _shape, lib=_library)
 _packed_linear = torch.ops.bmojo.packed_linear.default
+
+
+def _stamp(weight: Tensor | None) -> tuple[object, ...]:
+    """Differs once another tensor stands there, or this one was written to."""
+    if weight is None:
+        return ()
+    written = None if weight.is_inference() else weight._version
+    return id(weight), weight.data_ptr(), written
 
 
 def _fits(x: Tensor) -> bool:

@@ -33,6 +33,12 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, taps))
         self.bias = nn.Parameter(torch.empty(channels))
 
+    def reset(self) -> None:
+        """Weight uniform within 1/sqrt(K), as torch's own convolutions; bias 0."""
+        bound = self.weight.shape[1] ** -0.5
+        init.uniform_(self.weight, -bound, bound)
+        init.zeros_(self.bias)
+
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """See `bmojo_neuron.ops.causal_conv`."""
         return self.ops.causal_conv(x, self.weight, self.bias, tail)
@@ -77,8 +83,6 @@ class Mamba2(nn.Module):
         init.copy_(self.a_log_bias, torch.empty(self.heads).uniform_(1, 16).log())
         init.ones_(self.skip_bias)
         init.ones_(self.norm)
-        init.uniform_(self.conv.weight, -(self.taps**-0.5), self.taps**-0.5)
-        init.zeros_(self.conv.bias)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
         """conv: the last K-1 inputs of the convolution; ssm: the recurrent state, float32."""

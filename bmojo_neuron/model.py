@@ -22,7 +22,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
@@ -40,12 +39,12 @@ from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
 from bmojo_neuron.feeding import feed
 from bmojo_neuron.layers import Attention, BMojo
-from bmojo_neuron.linear import unpack
 from bmojo_neuron.mixers import Mamba2
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
 from bmojo_neuron.padding import compact, restore
 from bmojo_neuron.planning import FREE_CHUNK
+from bmojo_neuron.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.state import State, StatePart, new_state
 from bmojo_neuron.window import Call, FullCall, StepCall
 
@@ -124,28 +123,6 @@ class BMojoOutput(BaseModelOutputWithPast):
     """
 
     innovation: Tensor | None = None
-
-
-class BMojoPreTrainedModel(PreTrainedModel):
-    """What the base model and its heads share: how transformers is to treat them."""
-
-    config_class = BMojoConfig
-    config: BMojoConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012 (transformers reads it so)
-    _is_stateful = True  # transformers: this cache cannot be rewound
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[no-untyped-call]
-        if isinstance(module, Mamba2 | EideticMemory):
-            module.reset()
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; packed layers are unpacked first, for the head changes its size."""
-        unpack(self)
-        return super().resize_token_embeddings(*args, **kwargs)
 
 
 class BMojoModel(BMojoPreTrainedModel):

@@ -6,17 +6,17 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from bmojo_neuron import BMojoForCausalLM, __version__
 from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
+from bmojo_neuron.loading import check_tokenizer, load_pretrained
 from bmojo_neuron.text import PromptEncoder
 from serving.doors import Doors
 from serving.engine import Engine, end_tokens
@@ -67,19 +67,16 @@ def create_app(
         tokenizer: of that model.
 
     Raises:
-        OSError, ValueError: no model can be loaded from the path, model and tokenizer do not belong
+        ValueError: no model can be loaded from the path, model and tokenizer do not belong
             together, or steps are to be compiled and cannot be.
     """
     if (model is None) != (tokenizer is None):
         raise ValueError("model, tokenizer: expected both or neither, got one of them")
     if model is None or tokenizer is None:
-        model, tokenizer = load(settings.model_path)
+        model, tokenizer = load_pretrained(settings.model_path)
+        logger.info("%s: %s", settings.model_path, prepack(model))
     model.train(False)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"tokenizer: expected at most the model's {model.config.vocab_size} tokens, got "
-            f"{len(tokenizer)}; load both from one directory"
-        )
+    check_tokenizer(model, tokenizer)
     encode = PromptEncoder(tokenizer)
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
@@ -128,23 +125,6 @@ def create_app(
             ", ".join(sorted(settings.hosts)),
         )
     return app
-
-
-def load(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a directory, the model ready for inference.
-
-    Raises:
-        OSError, ValueError: it holds none.
-    """
-    if not path.is_dir():
-        raise ValueError(
-            f"model_path: expected a directory with a model, got {str(path)!r}; `bmojo train` "
-            "makes one"
-        )
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    model = BMojoForCausalLM.from_pretrained(path).eval()
-    logger.info("%s: %s", path, prepack(model))
-    return model, tokenizer
 
 
 class Server(uvicorn.Server):
