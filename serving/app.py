@@ -6,7 +6,7 @@ import logging.config
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -158,8 +158,8 @@ def serve(settings: Settings) -> None:
         OSError, ValueError: see `create_app`.
     """
     logging.config.dictConfig(LOGGING)
-    sockets = bind(settings.host, settings.port)
-    with suppress(KeyboardInterrupt):
+    with ExitStack() as opened, suppress(KeyboardInterrupt):
+        sockets = [opened.enter_context(one) for one in bind(settings.host, settings.port)]
         server = Server(create_app(settings))
         # What is loaded stays: to walk all of it would cost each large JSON document a second.
         gc.freeze()

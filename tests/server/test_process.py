@@ -80,7 +80,6 @@ def launch(model: Path, tmp_path: Path) -> Iterator[Launch]:
 
 def test_half_a_body_does_not_delay_sigterm(launch: Launch) -> None:
     process = launch()
-    assert re.search(r"^INFO: +\S+: ", process.wait_for(r"(?s).*running on")[0], re.MULTILINE)
     with socket.create_connection(process.address, timeout=PATIENCE) as connection:
         connection.sendall(HEAD + b'Content-Length: 99\r\nExpect: 100-continue\r\n\r\n{"prompt"')
         assert connection.recv(100).startswith(b"HTTP/1.1 100 ")  # its body is being read
@@ -161,6 +160,10 @@ def test_out_of_descriptors_is_one_line_a_second_and_passes(launch: Launch) -> N
     process.running.terminate()
     process.running.wait(PATIENCE)
     assert "Traceback" not in process.log.read_text()
+
+
+def test_our_own_log_lines_appear(launch: Launch, model: Path) -> None:
+    launch().wait_for(rf"INFO: +{re.escape(str(model))}: \w+")  # what was done to its weights
 
 
 @needs_compiler
