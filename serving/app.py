@@ -1,13 +1,13 @@
 """Makes the parts, hands them to each other, starts and stops them."""
 
-import asyncio
 import gc
 import logging
-import socket
+import logging.config
+import signal
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
@@ -18,11 +18,11 @@ from bmojo_neuron.compiled import compile_steps
 from bmojo_neuron.linear import prepack
 from bmojo_neuron.loading import check_tokenizer, load_pretrained
 from bmojo_neuron.text import PromptEncoder
-from serving.doors import Doors
+from serving.doors import Doors, HeadAsGet
 from serving.engine import Engine, end_tokens
 from serving.errors import add_error_handlers
-from serving.protocol import WatchfulProtocol
 from serving.routes import Service, build_router
+from serving.server import LOGGING, Server, bind
 from serving.sessions import MemoryStore
 from serving.settings import Settings
 
@@ -80,10 +80,12 @@ def create_app(
     encode = PromptEncoder(tokenizer)
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
+        began = time.monotonic()
         try:
             compile_steps(model)
         except RuntimeError as error:
             raise ValueError(f"compile_steps: {error}; or leave it unset") from error
+        logger.info("compiled the model's steps in %.1f s", time.monotonic() - began)
     store = MemoryStore(
         settings.max_sessions, settings.max_resident_sessions, model.state_parts(), model.device
     )
@@ -116,6 +118,7 @@ def create_app(
     app.state.service = Service(settings, tokenizer, encode, engine, store)
     app.include_router(build_router(app.state.service))
     add_error_handlers(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Doors, hosts=settings.hosts)
     if settings.listens_everywhere and settings.allowed_hosts is None:
         logger.warning(
@@ -127,45 +130,18 @@ def create_app(
     return app
 
 
-class Server(uvicorn.Server):
-    """An ASGI server that gives running turns some time when it is told to stop.
-
-    What has not ended by then is rolled back, and its client is told so.
-
-    Args:
-        app: from `create_app`.
-        log_level: of uvicorn's own log.
-    """
-
-    def __init__(self, app: FastAPI, log_level: str = "info") -> None:
-        service: Service = app.state.service
-        self._engine, self._patience = service.engine, service.settings.shutdown_timeout
-        config = uvicorn.Config(
-            app,
-            host=service.settings.host,
-            port=service.settings.port,
-            http=WatchfulProtocol,
-            ws="none",
-            log_level=log_level,
-            # For clients that do not read what they asked for: cut their connections.
-            timeout_graceful_shutdown=self._patience + 5,
-        )
-        super().__init__(config)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn on the first signal."""
-        loop = asyncio.get_running_loop()
-        stop = loop.call_later(self._patience, loop.run_in_executor, None, self._engine.stop)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            stop.cancel()
-
-
 def serve(settings: Settings) -> None:
-    """Run the server until SIGINT or SIGTERM."""
-    with suppress(KeyboardInterrupt):
+    """Run the server until SIGINT or SIGTERM.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        OSError, ValueError: see `create_app`.
+    """
+    logging.config.dictConfig(LOGGING)
+    with ExitStack() as opened, suppress(KeyboardInterrupt):
+        sockets = [opened.enter_context(one) for one in bind(settings.host, settings.port)]
         server = Server(create_app(settings))
         # What is loaded stays: to walk all of it would cost each large JSON document a second.
         gc.freeze()
-        server.run()
+        server.run(sockets)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C ends what is left, silently

@@ -1,4 +1,7 @@
-"""Who may ask: requests that a web page could send behind its visitor's back are refused."""
+"""What stands before the routes: who may ask, and HEAD.
+
+Requests that a web page could send behind its visitor's back are refused.
+"""
 
 import re
 from collections.abc import Collection
@@ -9,6 +12,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.errors import APIError, shorten
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:@/]+)(:[0-9]*)?")
+
+
+class HeadAsGet:
+    """ASGI middleware that lets the app answer HEAD as GET; the server then leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 class Doors:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from serving.engine import EngineError, EngineStopped, QueueFull, TurnAborted, TurnFailed
 from serving.schemas import ErrorBody, ErrorResponse
@@ -131,6 +132,17 @@ def from_engine(error: EngineError | SessionError) -> APIError:
     raise AssertionError(f"no answer for {error!r}")
 
 
+def methods(request: Request) -> list[str]:
+    """The methods that the path of a request knows, of all its routes together."""
+    found = [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        for scope in [dict(request.scope, method=method.replace("HEAD", "GET"))]
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return found or ["GET", "HEAD"]  # a file of a mounted folder
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Let every error of `app`, FastAPI's own included, take the one shape."""
 
@@ -154,8 +166,9 @@ def add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             code, message = "unknown_route", f"{what}: no such route; GET /docs lists them all"
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = ", ".join(methods(request))
             code, message = "method_not_allowed", f"{what}: expected the method {allowed}"
+            return APIError(405, code, message, headers={"Allow": allowed}).response()
         return APIError(error.status_code, code, message, headers=error.headers).response()
 
     async def unexpected_error(_: Request, error: Exception) -> JSONResponse:

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bmojo_neuron.model import default_model_path
+from serving.errors import invalid
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST_NAME = re.compile(r"\*|\[[0-9a-f:.]+\]|[^\s\[\]:@/*]+")
@@ -17,7 +19,7 @@ class Settings(BaseSettings):
     """Read from arguments first, then from the environment, then from these defaults.
 
     Raises:
-        pydantic.ValidationError: a value has the wrong type or is out of range.
+        ValueError: a value has the wrong type or is out of range; its variable is named.
     """
 
     model_config = SettingsConfigDict(env_prefix="BMOJO_", frozen=True, protected_namespaces=())
@@ -65,6 +67,16 @@ class Settings(BaseSettings):
         False, description="Compile the model's steps to machine code before the first request."
     )
 
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            # The place of a value from the environment may be the variable's name already.
+            name = str(first["loc"][0]).upper().removeprefix("BMOJO_")
+            wrong = invalid({**first, "loc": (f"BMOJO_{name}",)})
+            raise ValueError(str(wrong)) from None
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
@@ -74,9 +86,8 @@ class Settings(BaseSettings):
         found = frozenset(str(name).strip().lower() for name in names)
         for name in found:
             if not _HOST_NAME.fullmatch(name):
-                raise ValueError(
-                    f"expected names without scheme and port, IPv6 in brackets, or *, got {name!r}"
-                )
+                expected = "names without scheme and port, IPv6 in brackets, or *"
+                raise PydanticCustomError("names", expected)
         return found
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -63,7 +64,8 @@ async def play(
             raise event
         if rest := text.flush():
             yield rest
-        yield event
+        # Text that was held back may hold a stop string that no token completed before.
+        yield replace(event, finish_reason="stop") if text.stopped else event
     finally:
         watch.cancel()
         engine.abort(turn)

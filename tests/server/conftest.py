@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.state import State
-from serving.app import Server, create_app
+from serving.app import create_app
 from serving.routes import Service
+from serving.server import Server
 from serving.settings import Settings
 
 PATIENCE = 20.0  # seconds after which a test that waits gives up

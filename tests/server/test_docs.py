@@ -89,5 +89,5 @@ def test_settings_come_from_the_environment(
     monkeypatch.setenv("BMOJO_MAX_SESSIONS", "3")
     assert Settings().max_sessions == 3
     monkeypatch.setenv("BMOJO_MAX_SESSIONS", "0")
-    with pytest.raises(ValueError, match="max_sessions"):
+    with pytest.raises(ValueError, match="BMOJO_MAX_SESSIONS: expected greater"):
         Settings()

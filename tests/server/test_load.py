@@ -3,10 +3,12 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
 
+from bmojo_neuron.text import PromptEncoder
 from tests.server.conftest import PATIENCE, Start
 from tests.server.test_aborts import post
 
@@ -15,20 +17,22 @@ def test_prompts_are_tokenized_two_at_a_time_and_probes_do_not_wait(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
-    tokenizer, go = server.service.tokenizer, threading.Event()
-    encode, running, began = tokenizer.encode, [0], []
+    encode, go = PromptEncoder.__call__, threading.Event()
+    running, began = [0], []
 
-    def slow(*args: object, **how: object) -> object:
+    def slow(*args: Any, **how: Any) -> list[int]:
         running[0] += 1
         began.append(running[0])
         assert go.wait(PATIENCE)
         running[0] -= 1
         return encode(*args, **how)
 
-    monkeypatch.setattr(tokenizer, "encode", slow)
+    monkeypatch.setattr(PromptEncoder, "__call__", slow)
     clients = [post(server, prompt="a", session_id=f"s{i}", max_new_tokens=1) for i in range(60)]
     try:
+        deadline = time.monotonic() + PATIENCE
         while len(began) < 2:
+            assert time.monotonic() < deadline
             threading.Event().wait(0.005)
         for _ in range(5):
             assert server.http.get("/healthz", timeout=2).status_code == 200
