@@ -49,6 +49,7 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
         or q.device.type != "cpu"
         or q.dtype == torch.float64  # the truth that others are held against
         or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or (torch.is_grad_enabled() and any(_asks_gradient(m) for m in memories))
     ):
         return defined(memories)
