@@ -42,26 +42,34 @@ def memory_attention(memories: Sequence[Memory]) -> Tensor:
     Returns:
         (B, H, T, D) in q's dtype.
     """
-    memories = [_present(m) for m in memories]
     q = memories[0].q
+    gradient = torch.is_grad_enabled() and any(_asks_gradient(m) for m in memories)
     if (
         q.shape[2] < FEWEST_TILED
         or q.device.type != "cpu"
         or q.dtype == torch.float64  # the truth that others are held against
         or torch.compiler.is_exporting()
-        or (torch.is_grad_enabled() and any(_asks_gradient(m) for m in memories))
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or gradient
     ):
-        return defined(memories)
-    out: Tensor = tiled(*(list(x) for x in zip(*memories, strict=True)))
+        # A logit that is not seen is replaced; only a gradient would still meet its key or bias.
+        return defined([_present(m, keys=gradient) for m in memories])
+    present = [_present(m, keys=True) for m in memories]
+    out: Tensor = tiled(*(list(x) for x in zip(*present, strict=True)))
     return out
 
 
-def _present(memory: Memory) -> Memory:
-    """The same with zeros for what no query sees: its weight is 0, but 0 times NaN would be NaN."""
+def _present(memory: Memory, keys: bool) -> Memory:
+    """The same with zeros for what no query sees: its weight is 0, but 0 times NaN would be NaN.
+
+    Values always, keys and biases where asked: each costs a copy.
+    """
     seen = memory.visible.any(2)  # (B, 1, S)
+    memory = memory._replace(v=memory.v.where(seen.unsqueeze(3), 0))
+    if not keys:
+        return memory
     bias = None if memory.bias is None else memory.bias.where(seen, 0)
-    seen = seen.unsqueeze(3)
-    return memory._replace(k=memory.k.where(seen, 0), v=memory.v.where(seen, 0), bias=bias)
+    return memory._replace(k=memory.k.where(seen.unsqueeze(3), 0), bias=bias)
 
 
 def _asks_gradient(memory: Memory) -> bool:
