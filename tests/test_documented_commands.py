@@ -171,7 +171,7 @@ def test_every_page_that_ships_is_read() -> None:
 def test_the_two_commands_of_the_readme_exist() -> None:
     commands = {block.text.strip() for block in blocks(ROOT / "README.md", "bash")}
     assert commands >= BY_OTHER_MEANS
-    assert behind_make("test").endswith("/python -m pytest")
+    assert behind_make("test").endswith("/python -m pytest -n auto")
 
 
 @needs_curl

@@ -17,7 +17,7 @@ def autocast() -> torch.autocast:
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["full", "cached", "padded"])
 def test_logits_under_autocast_err_no_more_than_those_of_a_bfloat16_model(kind, form):
-    """Than twice theirs: a selection may flip in either."""
+    """Than twice theirs, and where tokens are selected, which may flip in either, thrice."""
     model, ids = MODELS[kind], random_ids(3, 30)
     mask = pad_pattern("left") if form == "padded" else None
     valid = torch.ones(3, 30, dtype=torch.bool) if mask is None else mask.bool()
@@ -27,7 +27,7 @@ def test_logits_under_autocast_err_no_more_than_those_of_a_bfloat16_model(kind, 
     with autocast():
         got = model(ids, **options).logits[valid]
     error, allowed = ((x.float() - exact).square().mean().sqrt() for x in (got, half))
-    assert error <= 2 * allowed
+    assert error <= (3 if model.config.has_eidetic else 2) * allowed
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_generation_under_autocast_continues_what_it_began(kind):
         rest = model.generate(
             whole[:, :12],
             attention_mask=torch.ones(1, 12),
-            past_key_values=cache,
+            cache=cache,
             max_new_tokens=11,
             **options,
         )

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from bmojo_neuron import BMojoCache, BMojoForCausalLM
+from bmojo_neuron.cache import CACHE_FIELD
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
 from tests.model.batches import LENGTHS, MIXED, MODELS, WIDTH, pad_pattern, uncached
@@ -73,11 +74,12 @@ def test_given_positions_are_checked():
         model.generate(ids, position_ids=mask.cumsum(1), **options)
 
 
-def test_generation_continues_a_cache(model):
+@pytest.mark.parametrize("name", sorted({"cache", CACHE_FIELD}))
+def test_generation_continues_a_cache(model, name):
     ids = random_ids(1, 40)
     expected = model.generate(ids, max_new_tokens=10, **GREEDY)
     cache = model(ids[:, :23]).past_key_values
-    out = model.generate(ids, past_key_values=cache, max_new_tokens=10, **GREEDY)
+    out = model.generate(ids, **{name: cache}, max_new_tokens=10, **GREEDY)
     assert torch.equal(out, expected)
     assert cache.get_seq_length() == 49  # the last token was not fed
 
@@ -158,7 +160,7 @@ def test_other_caches_are_refused(implementation):
 def test_a_cache_of_fewer_rows_than_sequences_is_refused_with_the_way_out(how):
     model, ids = MODELS[MIXED], random_ids(2, 11)
     cache = model(ids[:, :8]).past_key_values
-    options = GREEDY | {"past_key_values": cache, "max_new_tokens": 6} | how
+    options = GREEDY | {"cache": cache, "max_new_tokens": 6} | how
     message = (
         r"expected 6 rows \(2 prompts, 3 sequences of each\), got 2; .*batch_repeat_interleave"
     )
@@ -181,7 +183,7 @@ def test_a_row_without_a_token_to_go_on_from_is_refused():
     mask[1, :8] = 1
     cache = model(ids[:, :8]).past_key_values
     with pytest.raises(ValueError, match=r"attention_mask: .*from 8 on.* rows \[1\]"):
-        model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=2, **GREEDY)
+        model.generate(ids, attention_mask=mask, cache=cache, max_new_tokens=2, **GREEDY)
 
 
 def test_prefill_in_chunks_is_refused_where_rows_end_in_padding():
@@ -197,11 +199,9 @@ def test_prefill_in_chunks_is_refused_where_rows_end_in_padding():
 def test_a_prompt_that_goes_no_further_than_its_cache_is_refused(length, chunked):
     model, ids = MODELS[MIXED], random_ids(1, 11)
     cache = model(ids).past_key_values
-    message = rf"input_ids: expected .* more than the 11 .* past_key_values .*got {length}.*mask"
+    message = rf"input_ids: expected .* more than the 11 .* {CACHE_FIELD} .*got {length}.*mask"
     with pytest.raises(ValueError, match=message):
-        model.generate(
-            ids[:, :length], past_key_values=cache, max_new_tokens=2, **GREEDY, **chunked
-        )
+        model.generate(ids[:, :length], cache=cache, max_new_tokens=2, **GREEDY, **chunked)
 
 
 def test_new_tokens_alone_continue_a_cache_with_a_mask_of_all():
@@ -211,7 +211,7 @@ def test_new_tokens_alone_continue_a_cache_with_a_mask_of_all():
     out = model.generate(
         ids[:, 11:],
         attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
+        cache=cache,
         max_new_tokens=5,
         **GREEDY,
     )
@@ -221,8 +221,8 @@ def test_new_tokens_alone_continue_a_cache_with_a_mask_of_all():
 def test_a_cache_that_may_not_be_used_is_refused():
     model, ids = MODELS[MIXED], random_ids(1, 11)
     cache = model(ids[:, :8]).past_key_values
-    with pytest.raises(ValueError, match=r"use_cache: expected True with past_key_values"):
-        model.generate(ids, past_key_values=cache, use_cache=False, max_new_tokens=2, **GREEDY)
+    with pytest.raises(ValueError, match=f"use_cache: expected True with {CACHE_FIELD}"):
+        model.generate(ids, cache=cache, use_cache=False, max_new_tokens=2, **GREEDY)
 
 
 # What generate hands on
@@ -254,7 +254,7 @@ def test_a_state_of_inference_mode_is_continued_outside_it(model):
         cache = model(ids[:, :15]).past_key_values
         before = model(ids[:, 15:16], past_key_values=copy.deepcopy(cache)).logits
     state = {name: part.clone() for name, part in cache.state.items()}
-    out = model.generate(ids, past_key_values=cache, max_new_tokens=10, **GREEDY)
+    out = model.generate(ids, cache=cache, max_new_tokens=10, **GREEDY)
     assert torch.equal(out, expected)
     with torch.enable_grad():
         logits = model(ids[:, 15:16], past_key_values=BMojoCache(state)).logits

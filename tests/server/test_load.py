@@ -64,4 +64,4 @@ def test_many_prompts_beyond_the_limit(start: Start) -> None:
             assert process.memory_info().rss - before < 2e9
             threading.Event().wait(0.02)
         assert {turn.result().status_code for turn in turns} == {400}
-    assert worst < 2
+    assert worst < 10  # seconds, on a busy machine; without limits it was 88
