@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if self.should_exit and "_start_serving" in context.get("message", ""):
-            return  # out of descriptors it comes back to the socket after a second: now it is closed
+            return  # out of descriptors it tries again after a second: the socket is closed by now
         if not isinstance(error, OSError) or error.errno not in _NO_RESOURCES:
             loop.default_exception_handler(context)
         elif time.monotonic() > self._quiet_until:  # asyncio tells it for each place in the backlog
