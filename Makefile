@@ -1,17 +1,19 @@
 # Needs make and Python >= 3.11; the first target that wants it builds the environment in .venv.
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+ECOSYSTEM ?= .venv-ecosystem
 PORT ?= 8000
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check check-latest lint format types bench docs
+.PHONY: help venv serve test check check-latest check-ecosystem lint format types bench docs
 
 help:
 	@echo "make serve    start the server on 127.0.0.1:$(PORT) with the embedded model"
 	@echo "make test     run all tests"
 	@echo "make check    the whole gate: lint types docs test"
-	@echo "make check-latest   all tests with the newest version of every dependency but torch"
+	@echo "make check-latest     all tests, with the newest version of every dependency but torch"
+	@echo "make check-ecosystem  the model with trl, peft, lm_eval and quantizers (long)"
 	@echo "make format   let ruff rewrite the code"
 	@echo "make bench    measure recall and generation speed (long)"
 	@echo "make docs     build the documentation in site/"
@@ -51,6 +53,12 @@ check-latest:
 	rm -rf .venv-latest && mkdir .venv-latest
 	grep '^torch==' constraints.txt > .venv-latest/constraints.txt
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=.venv-latest/constraints.txt
+
+check-ecosystem:
+	$(MAKE) venv VENV=$(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python -m pip install --disable-pip-version-check \
+	    -r tests/ecosystem/requirements.txt
+	$(ECOSYSTEM)/bin/python -m benchmarks.ecosystem
 
 lint: venv
 	$(BIN)/ruff format --check .

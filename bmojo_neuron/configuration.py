@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import field, fields
 from difflib import get_close_matches
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -40,6 +41,7 @@ class BMojoConfig(PretrainedConfig):
 
     model_type = "bmojo"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    auto_map = MappingProxyType[str, str]({})  # no remote code; trl looks here
 
     vocab_size: int = 32000
     hidden_size: int = 768  # d

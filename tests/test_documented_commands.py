@@ -42,7 +42,11 @@ def pages() -> list[Path]:
     )
     names = listed.stdout.split("\0")[:-1]
     found = [ROOT / name for name in names] if names else ROOT.rglob("[!.]*.md")
-    return sorted(page for page in found if page.is_file() and ".venv" not in page.parts)
+    return sorted(page for page in found if page.is_file() and not in_venv(page))
+
+
+def in_venv(page: Path) -> bool:
+    return any(part.startswith(".venv") for part in page.parts)
 
 
 PAGES = pages()
