@@ -8,9 +8,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from bmojo_neuron.cache import BMojoCache
 from bmojo_neuron.causal_lm import BMojoForCausalLM, BMojoForSequenceClassification
 from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.huggingface.cache import BMojoCache
 from bmojo_neuron.model import BMojoModel
 
 __all__ = [

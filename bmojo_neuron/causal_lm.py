@@ -14,15 +14,15 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from bmojo_neuron.arguments import LOSS_OPTIONS, check_labels
-from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.feeding import feed
-from bmojo_neuron.generation import BMojoGenerationMixin
-from bmojo_neuron.loss import IGNORED, next_tokens, row_shares
+from bmojo_neuron.huggingface.arguments import LOSS_OPTIONS, check_labels
+from bmojo_neuron.huggingface.cache import CACHE_FIELD, BMojoCache, one_cache
+from bmojo_neuron.huggingface.generation import BMojoGenerationMixin
+from bmojo_neuron.huggingface.loss import IGNORED, next_tokens, row_shares
+from bmojo_neuron.huggingface.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.model import BMojoModel
 from bmojo_neuron.ops import Ops
-from bmojo_neuron.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.state import State, StatePart
 
 

@@ -26,7 +26,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from bmojo_neuron.arguments import (
+from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
+from bmojo_neuron.feeding import feed
+from bmojo_neuron.huggingface.arguments import (
     check_inputs,
     check_positions,
     is_traced,
@@ -34,17 +37,14 @@ from bmojo_neuron.arguments import (
     valid_tokens,
     wants_hidden_states,
 )
-from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
-from bmojo_neuron.configuration import BMojoConfig
-from bmojo_neuron.eidetic import SLOT_PARTS, EideticMemory
-from bmojo_neuron.feeding import feed
+from bmojo_neuron.huggingface.cache import CACHE_FIELD, BMojoCache, one_cache
+from bmojo_neuron.huggingface.padding import compact, restore
+from bmojo_neuron.huggingface.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.layers import Attention, BMojo
-from bmojo_neuron.mixers import Mamba2
+from bmojo_neuron.mixers.mamba2 import Mamba2
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
-from bmojo_neuron.padding import compact, restore
 from bmojo_neuron.planning import FREE_CHUNK
-from bmojo_neuron.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.state import State, StatePart, new_state
 from bmojo_neuron.window import Call, FullCall, StepCall
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from bmojo_neuron import BMojoCache, BMojoForCausalLM
-from bmojo_neuron.cache import CACHE_FIELD
+from bmojo_neuron.huggingface.cache import CACHE_FIELD
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
 from tests.model.batches import LENGTHS, MIXED, MODELS, WIDTH, pad_pattern, uncached

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationMixin
 
-from bmojo_neuron.cache import CACHE_FIELD, BMojoCache, one_cache
+from bmojo_neuron.huggingface.cache import CACHE_FIELD, BMojoCache, one_cache
 
 
 class BMojoGenerationMixin(GenerationMixin):

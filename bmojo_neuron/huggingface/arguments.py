@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmojo_neuron.cache import BMojoCache
 from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.huggingface.cache import BMojoCache
 
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.linear import unpack
-from bmojo_neuron.mixers import CausalConv, Mamba2
+from bmojo_neuron.mixers.conv import CausalConv
+from bmojo_neuron.mixers.mamba2 import Mamba2
 
 
 class BMojoPreTrainedModel(PreTrainedModel):

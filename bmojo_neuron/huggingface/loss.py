@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bmojo_neuron.padding import order
+from bmojo_neuron.huggingface.padding import order
 
 IGNORED = -100
 

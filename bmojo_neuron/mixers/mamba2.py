@@ -1,11 +1,7 @@
-"""Fading memories: state-space mixers that stand alone as a layer or inside a B'MOJO layer.
-
-A mixer maps u (B, T, d) to f (B, T, d) and carries a state of constant size. Each has
-`parts(config)` (its state) and `forward(u, call, state) -> (f, new_state)`. Mamba-2 is here;
-`mamba`, `gdn` and `gka` belong beside it.
+"""Mamba-2 (Dao & Gu 2024), with per-head norms of B and C.
 
 Letters: B batch, T tokens, d hidden size, H heads, G heads of x and B before expansion, P head dim,
-N state size, E channels, K taps.
+N state size.
 """
 
 from __future__ import annotations
@@ -18,30 +14,11 @@ from torch.nn.functional import silu, softplus
 from transformers import initialization as init
 
 from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.mixers.conv import CausalConv
 from bmojo_neuron.norm import RMSNorm
 from bmojo_neuron.ops import Ops
 from bmojo_neuron.state import State, StatePart, recurrent_dtype
 from bmojo_neuron.window import Call, StepCall
-
-
-class CausalConv(nn.Module):
-    """The parameters of `ops.causal_conv`: weight (E, K), newest tap last, and bias (E,)."""
-
-    def __init__(self, channels: int, taps: int, ops: Ops) -> None:
-        super().__init__()
-        self.ops = ops
-        self.weight = nn.Parameter(torch.empty(channels, taps))
-        self.bias = nn.Parameter(torch.empty(channels))
-
-    def reset(self) -> None:
-        """Weight uniform within 1/sqrt(K), as torch's own convolutions; bias 0."""
-        bound = self.weight.shape[1] ** -0.5
-        init.uniform_(self.weight, -bound, bound)
-        init.zeros_(self.bias)
-
-    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """See `bmojo_neuron.ops.causal_conv`."""
-        return self.ops.causal_conv(x, self.weight, self.bias, tail)
 
 
 class Mamba2(nn.Module):
@@ -127,6 +104,3 @@ class Mamba2(nn.Module):
         if isinstance(call, StepCall):
             return f, {"conv": call.tail(extended, self.taps - 1), "ssm": ssm}
         return f, {}
-
-
-MIXERS: dict[str, type[Mamba2]] = {"mamba2": Mamba2}

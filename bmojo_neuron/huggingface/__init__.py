@@ -1,0 +1,1 @@
+"""What transformers asks of a model beyond the model itself."""

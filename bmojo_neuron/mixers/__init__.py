@@ -1,0 +1,9 @@
+"""Fading memories: mixers that stand alone as a layer or inside a B'MOJO layer, one file each.
+
+A mixer maps u (B, T, d) to f (B, T, d) and carries a state of constant size. Each has
+`parts(dtype)` (its state) and `forward(u, call, state) -> (f, new_state)`.
+"""
+
+from bmojo_neuron.mixers.mamba2 import Mamba2
+
+MIXERS: dict[str, type[Mamba2]] = {"mamba2": Mamba2}
