@@ -4,11 +4,13 @@ B'MOJO-F (awslabs/hybrid-model-factory; spec/checkpoints sections 2 to 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from bmojo_neuron.checkpoints.reading import Shape
 from bmojo_neuron.configuration import BMojoConfig
 
 MODEL_TYPE = "hybrid_qwen3"
@@ -170,6 +172,15 @@ def names(config: BMojoConfig) -> dict[str, str]:
     if not config.tie_word_embeddings:
         out["lm_head.weight"] = "lm_head.weight"
     return out
+
+
+def shape_of(name: str, ours: Shape) -> Shape:
+    """Of a tensor in this format, from that of ours: convolutions have an axis more, the norm of
+    Mamba-2's heads is flat.
+    """
+    if name.endswith("conv1d.weight"):
+        return (ours[0], 1, ours[1])
+    return (math.prod(ours),) if name.endswith("norm.weight") else ours
 
 
 def _layer(config: BMojoConfig, block: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from bmojo_neuron.checkpoints import Family, family_of
 from bmojo_neuron.checkpoints.reading import Shape, Tensors, read_json, some
@@ -65,7 +67,10 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             f"{given['auto_map']!r}; remove the key if the architecture is one of ours"
         )
     family = family_of(given.get("model_type"))
-    config = BMojoConfig.from_dict(given) if family is None else family.read_config(given)
+    try:
+        config = BMojoConfig.from_dict(given) if family is None else family.read_config(given)
+    except (AttributeError, KeyError, TypeError) as error:  # of what is no value of its field
+        raise ValueError(f"config.json: expected the fields of a model, got: {error}") from error
     tensors = Tensors(directory)
     shapes = our_shapes(config)
     names = {name: name for name in shapes} if family is None else family.names(config)
@@ -86,7 +91,7 @@ def our_shapes(config: BMojoConfig) -> dict[str, Shape]:
 
 
 def load_checkpoint(directory: Path, dtype: torch.dtype | None = None) -> BMojoForCausalLM:
-    """The model of a directory of any family, in eval mode, filled tensor by tensor.
+    """The model of a directory of any family, in eval mode.
 
     Args:
         dtype: of the weights; None: as the configuration says, or else as they are stored.
@@ -94,7 +99,12 @@ def load_checkpoint(directory: Path, dtype: torch.dtype | None = None) -> BMojoF
     Raises:
         ValueError: see `open_checkpoint`.
     """
-    checkpoint = open_checkpoint(directory)
+    return fill(open_checkpoint(directory), dtype)
+
+
+def fill(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> BMojoForCausalLM:
+    """The model of a checkpoint, tensor by tensor; see `load_checkpoint`."""
+    directory = checkpoint.tensors.directory
     wanted = dtype or checkpoint.config.dtype
     with torch.device("meta"):
         model = _empty(checkpoint.config)
@@ -107,6 +117,8 @@ def load_checkpoint(directory: Path, dtype: torch.dtype | None = None) -> BMojoF
                 value = value.to(wanted)
             _put(model, name, value.contiguous())
     model.tie_weights()
+    if (directory / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
     _warn_of_nan(model)
     model.train(False)
     return model
@@ -151,6 +163,6 @@ def _check(
     found = [f"{len(them)} {what} ({some(them)})" for what, them in faults.items() if them]
     if found:
         raise ValueError(
-            f"model_path: expected each tensor of the model that config.json describes in "
+            f"expected each tensor of the model that config.json describes in "
             f"{str(where)!r}, got {', '.join(found)}"
         )
