@@ -100,8 +100,8 @@ class BMojoForCausalLM(BMojoPreTrainedModel, BMojoGenerationMixin):
         Raises:
             ValueError: shapes do not fit each other, or a row would hold more than 2^31 - 1 tokens.
         """
-        step = functools.partial(self.step, all_tokens=all_tokens, donate=donate)
-        return feed(self, step, ids, state, lengths, all_tokens)
+        step = functools.partial(self.step, all_tokens=all_tokens)
+        return feed(self, step, ids, state, lengths, all_tokens, donate)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -125,7 +125,8 @@ class BMojoForCausalLM(BMojoPreTrainedModel, BMojoGenerationMixin):
             labels: (B, T) token ids, -100 = ignored, as all at padding are; adds `loss` (in
                 training with the innovation loss; both are divided by `num_items_in_batch` where
                 that is given).
-            use_cache: return the state; default: as the base model has it, but not with labels.
+            use_cache: return the state; default: as the base model has it, but not with labels: a
+                loss with a cache is that of the next token alone.
             logits_to_keep: only the last so many positions, or these; 0 = all.
 
         Raises:

@@ -99,9 +99,19 @@ class BMojoConfig(PretrainedConfig):
         default("mamba2_num_kv_heads", self.num_key_value_heads)
         default("mamba2_head_dim", self.head_dim)
         default("mamba2_state_size", self.head_dim)
-        default("rope_parameters", {"rope_type": "default", "rope_theta": 10_000.0})
+        older = {
+            "rope_theta": kwargs.pop("rope_theta", None) or 10_000.0
+        }  # two keys in files of old
+        older |= kwargs.pop("rope_scaling", None) or {}
+        default("rope_parameters", {"rope_type": older.pop("type", "default")} | older)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         self.check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without attributes that were set on it and are no fields."""
+        given: dict[str, Any] = super().to_dict()
+        known = {*(f.name for f in fields(self)), *OF_TRANSFORMERS}
+        return {name: value for name, value in given.items() if name in known}
 
     def _require(self, ok: bool, name: str, expected: str) -> None:
         if not ok:

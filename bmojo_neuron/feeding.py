@@ -36,17 +36,22 @@ class Programs(Protocol):
 
 def feed(
     programs: Programs,
-    step: Callable[[Tensor, Tensor | None, State], tuple[Tensor, State]],
+    step: Callable[..., tuple[Tensor, State]],
     tokens: Tensor,
     state: State,
     lengths: Sequence[int] | None,
     all_tokens: bool,
+    donate: bool,
 ) -> tuple[Tensor, State]:
     """Feed any number of tokens; see `BMojoForCausalLM.feed`, which says it for users.
 
+    A call that fails midway leaves the old state as it was, donated or not. A single token may take
+    the slot in a ring whose token has left every window. But at a boundary that token has still to
+    be selected, and a second token would take the slot of one that is still seen.
+
     Args:
         programs: the model.
-        step: its step, with its options.
+        step: its step, with its options but `donate`.
         tokens: (B, T) ids or (B, T, d) embeddings.
         all_tokens: `step` speaks of all its tokens.
 
@@ -59,7 +64,7 @@ def feed(
     if batch != rows or width < 1:
         raise ValueError(f"ids: expected ({rows}, T >= 1) token ids, got {tuple(tokens.shape)}")
     if tokens.dim() == 2 and tokens.dtype != torch.int32:
-        tokens = tokens.to(torch.int32)
+        tokens = tokens.clamp(max=MOST_TOKENS).to(torch.int32)  # what is no id stays none
     left = [width] * batch if lengths is None else list(lengths)
     if len(left) != batch or not all(0 <= length <= width for length in left):
         raise ValueError(f"lengths: expected {batch} values between 0 and {width}, got {left}")
@@ -77,12 +82,15 @@ def feed(
         state = grow(state, programs.state_parts(), max(1, needed))
     period = config.selection_period if config.has_eidetic else None
     done, result = [0] * batch, None
+    private = False  # whether the state is this call's own
     for piece in plan(seen, left, period, programs.chunk):
         if any(piece.at_boundary):
             at_boundary = torch.tensor(piece.at_boundary, device=tokens.device)
             state, _ = programs.select(state, at_boundary)
         some, n_valid = _cut(tokens, done, piece.take)
-        out, state = step(some, n_valid, state)
+        own = private or (max(left) == 1 and not any(piece.at_boundary))
+        out, state = step(some, n_valid, state, donate=donate and own)
+        private = private or not (donate and own)
         if result is None:
             shape = (batch, width, *out.shape[2:]) if all_tokens else out.shape
             result = out.new_zeros(shape)

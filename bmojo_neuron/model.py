@@ -246,6 +246,8 @@ class BMojoModel(BMojoPreTrainedModel):
     ) -> tuple[tuple[Tensor, ...], State, list[Tensor]]:
         """All blocks: hidden states as `full` returns them, parts of the new state, losses."""
         h = tokens if tokens.is_floating_point() else self.embed_tokens(tokens)
+        if call.valid is not None:  # whatever stands at padding, NaN too
+            h = h.where(call.valid.unsqueeze(-1), 0)
         call.here = self.rotary(call.position, h.dtype)
         behind = torch.full((1, 1), 2 * self.config.window, dtype=torch.int32, device=h.device)
         call.behind = self.rotary(behind, h.dtype)
@@ -307,10 +309,8 @@ class BMojoModel(BMojoPreTrainedModel):
         """As `BMojoForCausalLM.feed`, with hidden states (as `step` gives them) for logits; `ids`
         may be embeddings (B, T, d).
         """
-        step = functools.partial(
-            self.step, all_tokens=all_tokens, all_layers=all_layers, donate=donate
-        )
-        return feed(self, step, ids, state, lengths, all_tokens)
+        step = functools.partial(self.step, all_tokens=all_tokens, all_layers=all_layers)
+        return feed(self, step, ids, state, lengths, all_tokens, donate)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -354,7 +354,8 @@ class BMojoModel(BMojoPreTrainedModel):
         valid = valid_tokens(attention_mask, tokens, cache)
         if position_ids is not None:
             before = None if cache is None else cache.state
-            check_positions(position_ids, valid, 0 if before is None else before["n"].unsqueeze(1))
+            counted = 0 if before is None else before["n"].unsqueeze(1)
+            check_positions(position_ids, valid, counted, tokens.shape[:2])
 
         tokens, lengths = compact(tokens, valid)
         innovation = None
@@ -363,6 +364,11 @@ class BMojoModel(BMojoPreTrainedModel):
             state = cache.state
             if state is None:
                 state = self.new_state(len(tokens), device=tokens.device)
+            elif state.keys() != {part.name for part in self.state_parts()}:
+                raise ValueError(
+                    f"{CACHE_FIELD}: expected a cache of a model like this one, got one with other "
+                    "layers; start anew without it"
+                )
             stacked, cache.state = self.feed(
                 tokens,
                 state,

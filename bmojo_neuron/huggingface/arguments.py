@@ -25,7 +25,8 @@ def refuse(others: Mapping[str, Any], config: BMojoConfig, columns: range) -> No
     """Refuse keyword arguments that `forward` does not name, unless they ask for nothing.
 
     Args:
-        others: name -> value; None, False and, for `return_dict`, True ask for nothing.
+        others: name -> value; None, False and, for `return_dict`, True ask for nothing; options
+            of the loss, which transformers' heads hand to the base model too, are not its business.
         columns: of this call, counted from the first one that the cache has seen.
 
     Raises:
@@ -37,6 +38,8 @@ def refuse(others: Mapping[str, Any], config: BMojoConfig, columns: range) -> No
             "is kept), got True; leave it out"
         )
     for name, value in others.items():
+        if name in LOSS_OPTIONS:
+            continue
         if name in PACKED and value is not None:
             raise ValueError(f"{name}: packed sequences are not supported; make them rows")
         if name == "cache_position" and value is not None:
@@ -77,9 +80,11 @@ def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tens
     if tokens is None:
         name, dims, tokens = "inputs_embeds", 3, inputs_embeds
     assert tokens is not None
-    if tokens.dim() != dims or tokens.shape[1] < 1:
-        shape = "(batch, tokens >= 1)" if dims == 2 else "(batch, tokens >= 1, hidden_size)"
+    if tokens.dim() != dims or 0 in tokens.shape[:2]:
+        shape = "(batch >= 1, tokens >= 1" + (")" if dims == 2 else ", hidden_size)")
         raise ValueError(f"{name}: expected {shape}, got shape {tuple(tokens.shape)}")
+    if dims == 2 and tokens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name}: expected int32 or int64 token ids, got {tokens.dtype}")
     return tokens
 
 
@@ -99,6 +104,8 @@ def valid_tokens(mask: Tensor | None, tokens: Tensor, cache: BMojoCache | None) 
     """
     if mask is None:
         return None
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
     batch, length = tokens.shape[:2]
     seen = 0 if cache is None else cache.seen
     if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] not in (length, seen + length):
@@ -108,7 +115,8 @@ def valid_tokens(mask: Tensor | None, tokens: Tensor, cache: BMojoCache | None) 
             f"{tuple(mask.shape)}"
         )
     valid = mask[:, -length:] != 0
-    if torch.compiler.is_compiling() or is_traced():
+    fresh = cache is None or cache.state is None
+    if is_traced() or (torch.compiler.is_compiling() and fresh):
         return valid  # no value can be looked at
     if mask.dtype != torch.bool and bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
@@ -151,17 +159,24 @@ def check_labels(
         )
 
 
-def check_positions(position_ids: Tensor, valid: Tensor | None, seen: Tensor | int) -> None:
+def check_positions(
+    position_ids: Tensor, valid: Tensor | None, seen: Tensor | int, shape: Sequence[int]
+) -> None:
     """Positions follow from the tokens: those given must be the ones that the model counts itself.
 
     Args:
         position_ids: (B or 1, T); anything at padding.
+        shape: (B, T).
         valid: (B, T) bool; None = all valid.
         seen: tokens before this call, (B, 1) or 0.
 
     Raises:
         ValueError: a valid token is said to stand elsewhere, as in packed sequences.
     """
+    if tuple(position_ids.shape) not in (tuple(shape), (1, shape[1])):
+        raise ValueError(
+            f"position_ids: expected shape {tuple(shape)}, got {tuple(position_ids.shape)}"
+        )
     if torch.compiler.is_compiling() or is_traced():
         return  # no value can be looked at
     if valid is None:

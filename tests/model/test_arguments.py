@@ -132,7 +132,7 @@ def test_a_foreign_cache_is_refused():
 @pytest.mark.parametrize(
     ("ids", "kwargs", "message"),
     [
-        (torch.zeros(5, dtype=torch.long), {}, r"input_ids: expected \(batch, tokens"),
+        (torch.zeros(5, dtype=torch.long), {}, r"input_ids: expected \(batch >= 1, tokens"),
         (torch.zeros(1, 0, dtype=torch.long), {}, r"input_ids: .*got shape \(1, 0\)"),
         (random_ids(2, 5), {"attention_mask": torch.ones(2, 4)}, r"attention_mask: .*got \(2, 4\)"),
         (random_ids(2, 5), {"attention_mask": torch.ones(1, 5)}, r"attention_mask: .*got \(1, 5\)"),

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import Trainer, TrainingArguments, set_seed
 
-from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron import BMojoForCausalLM, BMojoForSequenceClassification
 from tests.model.batches import LENGTHS, MIXED, WIDTH, pad_pattern
 from tests.model.conftest import random_ids, tiny_config, tiny_model
 
@@ -90,3 +90,21 @@ def test_trainer_with_gradient_checkpointing_takes_the_same_steps(checkpointing,
         run.train()
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_trainer_trains_a_classifier(smoothing, tmp_path):
+    """Its generic head hands the options of the loss to the base model."""
+    set_seed(0)
+    model = BMojoForSequenceClassification(tiny_config(MIXED, num_labels=2, initializer_range=0.1))
+    rows = random_ids(16, 12)
+    data = [{"input_ids": row, "label": int(row[-1] > 25)} for row in rows]
+    run = trainer(
+        model, tmp_path, max_steps=40, save_strategy="no", label_smoothing_factor=smoothing,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    run.train_dataset = data
+    run.train()
+    with torch.no_grad():
+        likeliest = model.eval()(rows).logits.argmax(-1)
+    assert torch.equal(likeliest, torch.tensor([row["label"] for row in data]))
