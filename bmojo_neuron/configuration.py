@@ -16,7 +16,11 @@ from transformers import PretrainedConfig
 BLOCK_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
 MIXERS = ("mamba2",)
 EIDETIC_POSITIONS = ("boundary", "absolute")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+ROPE_NUMBERS = {
+    *("rope_theta", "factor", "original_max_position_embeddings"),
+    *("low_freq_factor", "high_freq_factor"),
+}
 OF_TRANSFORMERS = (  # keys that it takes beside its base class's fields, or writes
     *("model_type", "torch_dtype", "name_or_path", "_name_or_path", "_commit_hash", "num_labels"),
     *("output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"),
@@ -57,6 +61,9 @@ class BMojoConfig(PretrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     rope_parameters: dict[str, Any] = field(default_factory=dict)  # as in transformers
+    qk_norm: bool = True  # per-head RMS norm of queries and keys
+    attention_bias: bool = False  # of the projections to q, k, v and from the heads
+    mlp_bias: bool = False
 
     window: int = 256  # W: tokens kept verbatim by sliding_attention, bmojo_f and bmojo
     sliding_window: int = 0  # of sliding_attention where it differs; 0: window
@@ -171,15 +178,41 @@ class BMojoConfig(PretrainedConfig):
             "eidetic_half_life",
             "a positive number of tokens, or null for no decay",
         )
+        self._check_rope()
+
+    def _check_rope(self) -> None:
+        require, given = self._require, self.rope_parameters
+        kind, size = given.get("rope_type", "default"), self.head_dim // 2
+        require(kind in ROPE_TYPES, "rope_parameters", f"a rope_type in {', '.join(ROPE_TYPES)}")
         require(
-            self.rope_parameters.get("rope_type", "default") in ROPE_TYPES,
+            not any(isinstance(value, dict) for value in given.values()),
             "rope_parameters",
-            f"a rope_type among {', '.join(ROPE_TYPES)}",
+            "one set for all layers",
+        )
+        for name in ROPE_NUMBERS & set(given):
+            of_lengths = name == "factor" and kind == "yarn" and given[name] is None
+            require(
+                of_lengths or (_is_number(given[name]) and given[name] > 0),
+                "rope_parameters",
+                f"a positive number as {name}",
+            )
+        part = given.get("partial_rotary_factor", 1.0)
+        require(
+            part == 1.0 or (kind == "proportional" and _is_number(part) and 0 <= part <= 1),
+            "rope_parameters",
+            "no partial_rotary_factor (all of a head is rotated), or rope_type proportional and a "
+            "number up to 1",
         )
         require(
-            self.rope_parameters.get("partial_rotary_factor", 1.0) == 1.0,
+            kind != "longrope"
+            or all(
+                isinstance(factors, list)
+                and len(factors) == size
+                and all(_is_number(x) and x > 0 for x in factors)
+                for factors in (given.get("short_factor"), given.get("long_factor"))
+            ),
             "rope_parameters",
-            "no partial_rotary_factor (all of a head is rotated)",
+            f"a short_factor and a long_factor of head_dim / 2 ({size}) positive numbers each",
         )
         try:
             self.validate_rope()

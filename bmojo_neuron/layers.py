@@ -22,27 +22,33 @@ from bmojo_neuron.window import Call, FullCall
 
 
 class Projections(nn.Module):
-    """q, k, v by head, with an RMS norm per head on q and k."""
+    """q, k, v by head, with an RMS norm per head on q and k where the configuration says so."""
 
     def __init__(self, config: BMojoConfig) -> None:
         super().__init__()
         d, self.head_dim = config.hidden_size, config.head_dim
-        self.q_proj = nn.Linear(d, config.num_attention_heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(d, config.num_key_value_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(d, config.num_key_value_heads * self.head_dim, bias=False)
-        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        inner, inner_kv = (
+            heads * self.head_dim
+            for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
+        self.q_proj = nn.Linear(d, inner, bias=config.attention_bias)
+        self.k_proj = nn.Linear(d, inner_kv, bias=config.attention_bias)
+        self.v_proj = nn.Linear(d, inner_kv, bias=config.attention_bias)
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+            for _ in "qk"
+        )
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
 
     def query(self, x: Tensor) -> Tensor:
-        """(B, T, d) -> (B, H, T, D), normed and scaled by D^-0.5, not yet rotated."""
+        """(B, T, d) -> (B, H, T, D), scaled by D^-0.5, with `qk_norm` normed; not yet rotated."""
         q: Tensor = self.q_norm(self._heads(self.q_proj(x))) * self.head_dim**-0.5
         return q
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, d) -> two (B, Hk, T, D); the key normed, not yet rotated."""
+        """(B, T, d) -> two (B, Hk, T, D); with `qk_norm` the key normed; not yet rotated."""
         k: Tensor = self.k_norm(self._heads(self.k_proj(x)))
         return k, self._heads(self.v_proj(x))
 
@@ -72,7 +78,7 @@ class Attention(nn.Module):
         self.config, self.ops, self.window = config, ops, window
         self.qkv = Projections(config)
         inner = config.num_attention_heads * config.head_dim
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=config.attention_bias)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
         """A ring of W keys and values, or all of them."""
@@ -100,7 +106,7 @@ class BMojo(nn.Module):
         self.fading_qkv = None if config.tie_fading_projections else Projections(config)
         self.eidetic = EideticMemory(config, ops) if eidetic else None
         inner = config.num_attention_heads * config.head_dim
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=config.attention_bias)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
         """The mixer's state, rings of W in-context and 2W fading tokens, and eidetic memory."""

@@ -59,10 +59,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: BMojoConfig) -> None:
         super().__init__()
-        d, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(d, inner, bias=False)
-        self.up_proj = nn.Linear(d, inner, bias=False)
-        self.down_proj = nn.Linear(inner, d, bias=False)
+        d, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(d, inner, bias=bias)
+        self.up_proj = nn.Linear(d, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, d, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))

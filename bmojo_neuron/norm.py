@@ -44,29 +44,56 @@ class Rotation(NamedTuple):
 class Rotary:
     """Angles of rotary embedding for absolute positions, by transformers' `rope_parameters`.
 
+    Where the frequencies follow the length of a text (`dynamic`, `longrope`), a token is turned by
+    those of the text that ends with it, so that they depend on its position and not on how a text
+    is cut into calls. transformers does the same within the original length, and beyond it when it
+    gets one token at a time.
+
     The frequencies are derived, stay in float32 whatever the model's dtype, and are no part of it:
     no checkpoint holds them and no cast reaches them.
     """
 
     def __init__(self, config: BMojoConfig) -> None:
+        self._parameters = config.rope_parameters
+        self._type = self._parameters.get("rope_type", "default")
         self._inv_freq, self.scaling = _frequencies(config)
+        self._long = self._inv_freq  # longrope: those beyond the original length
+        self._original = config.max_position_embeddings
+        if self._type == "longrope":
+            self._original = self._parameters["original_max_position_embeddings"]
+            self._long = _frequencies(config, self._original + 1)[0]
 
     def __call__(self, position: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotations for positions (B, T) int32: cos and sin (B, 1, T, D)."""
         if self._inv_freq.device != position.device:
             self._inv_freq = self._inv_freq.to(position.device)
-        angle = position.to(torch.float32)[:, None, :, None] * self._inv_freq
+            self._long = self._long.to(position.device)
+        at = position.to(torch.float32)[:, None, :, None]
+        angle = at * self._frequencies_of(at + 1)
         cos, sin = angle.cos() * self.scaling, angle.sin() * self.scaling
         return Rotation(
             torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
         )
 
+    def _frequencies_of(self, length: Tensor) -> Tensor:
+        """Inverse frequencies for texts of length (B, 1, T, 1): broadcastable to (B, 1, T, D/2)."""
+        if self._type == "longrope":
+            return torch.where(length > self._original, self._long, self._inv_freq)
+        if self._type != "dynamic":
+            return self._inv_freq
+        factor, size = self._parameters["factor"], 2 * len(self._inv_freq)
+        stretch = (factor * length / self._original - (factor - 1)).clamp(min=1)  # of rope_theta
+        pair = torch.arange(0, size, 2, dtype=torch.float32, device=length.device)
+        frequencies: Tensor = self._inv_freq * stretch ** -(pair / max(size - 2, 1))
+        return frequencies
 
-def _frequencies(config: BMojoConfig) -> tuple[Tensor, float]:
+
+def _frequencies(config: BMojoConfig, length: int | None = None) -> tuple[Tensor, float]:
     parameters: dict[str, Any] = config.rope_parameters
     if parameters.get("rope_type", "default") == "default":
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
         exponent = exponent / config.head_dim
         return parameters["rope_theta"] ** -exponent, 1.0
-    inv_freq, scaling = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
+    init = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+    inv_freq, scaling = init(config, torch.device("cpu"), seq_len=length)
     return inv_freq, float(scaling)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 from bmojo_neuron.configuration import BMojoConfig
 
-FAMILIES = ("hybrid_qwen3",)  # model types; each is a module here
+FAMILIES = ("hybrid_qwen3", "qwen3", "llama", "mistral")  # model types; each is a module here
 
 
 class Family(Protocol):

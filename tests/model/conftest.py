@@ -10,6 +10,12 @@ from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 VOCABULARY = 50
 KINDS: dict[str, dict[str, Any]] = {
     "attention": {"block_types": ["attention"] * 2},
+    "attention-plain": {
+        "block_types": ["attention", "sliding_attention"],
+        "qk_norm": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
     "sliding_attention": {"block_types": ["sliding_attention"] * 2},
     "mamba2": {"block_types": ["mamba2"] * 2},
     "bmojo_f": {"block_types": ["bmojo_f"] * 2},

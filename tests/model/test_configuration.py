@@ -12,6 +12,7 @@ INTEGERS = [name for name, kind in BMojoConfig.__annotations__.items() if kind =
 NUMBERS = [name for name, kind in BMojoConfig.__annotations__.items() if kind == "float"]
 FLAGS = [name for name, kind in BMojoConfig.__annotations__.items() if kind == "bool"]
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+LONG = LINEAR | {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 def refused(name: str, value: object, expected: str = "") -> None:
@@ -23,7 +24,7 @@ def refused(name: str, value: object, expected: str = "") -> None:
 def test_every_kind_of_field_is_checked():
     assert len(INTEGERS) > 15
     assert len(NUMBERS) == 3
-    assert len(FLAGS) == 5
+    assert len(FLAGS) == 8
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -63,8 +64,13 @@ def test_flags(name):
         ("eidetic_half_life", math.inf, "a positive number of tokens, or null"),
         ("eidetic_half_life", "long", "a positive number of tokens, or null"),
         ("rope_parameters", 10_000, "a dict"),
-        ("rope_parameters", LINEAR | {"rope_type": "dynamic"}, "linear"),
+        ("rope_parameters", LINEAR | {"rope_type": "axial"}, "linear"),
         ("rope_parameters", LINEAR | {"partial_rotary_factor": 0.5}, "no partial_rotary_factor"),
+        ("rope_parameters", LINEAR | {"factor": 0}, "a positive number as factor"),
+        ("rope_parameters", LINEAR | {"rope_theta": "1e4"}, "a positive number as rope_theta"),
+        ("rope_parameters", {"sliding_attention": LINEAR}, "one set for all layers"),
+        ("rope_parameters", LONG | {"long_factor": [1.0] * 3}, r"head_dim / 2 \(4\) positive"),
+        ("rope_parameters", LONG | {"short_factor": None}, r"head_dim / 2 \(4\) positive"),
     ],
 )
 def test_fields_that_must_fit_others(name, value, expected):

@@ -20,7 +20,7 @@ from bmojo_neuron.state import (
 from tests.model.conftest import KINDS, random_ids, tiny_model
 from tests.model.states import assert_same
 
-GROWING = ("attention", "hybrid")
+GROWING = ("attention", "attention-plain", "hybrid")
 CPU = torch.device("cpu")
 PARTS = [
     StatePart("n", (), torch.int32),
