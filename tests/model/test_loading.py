@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from bmojo_neuron import BMojoForCausalLM, BMojoForSequenceClassification, BMojoModel
@@ -63,6 +63,11 @@ def llama(path: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(path)
 
 
+def gpt2(path: Path) -> None:
+    config = GPT2Config(vocab_size=258, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(path)
+
+
 def llama_in_disguise(path: Path) -> None:
     ours = (path / "config.json").read_bytes()
     llama(path)
@@ -104,7 +109,7 @@ def larger_tokenizer(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Breakage, tuple[str, ...]]] = {
-    "foreign": (llama, ("model_type: expected one of bmojo, ", "got 'llama'")),
+    "foreign": (gpt2, ("model_type: expected one of bmojo, ", "got 'gpt2'")),
     "foreign_weights": (
         llama_in_disguise,
         (BETA, "unexpected (", "model.layers.0.self_attn.q_proj.weight", "and "),
