@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.linear import unpack
+from bmojo_neuron.mixers import Mixer
 from bmojo_neuron.mixers.conv import CausalConv
-from bmojo_neuron.mixers.mamba2 import Mamba2
 
 
 class BMojoPreTrainedModel(PreTrainedModel):
@@ -65,7 +65,7 @@ class BMojoPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
         # Each sets its own parameters only: transformers passes over a module whose own are loaded.
-        if isinstance(module, CausalConv | Mamba2 | EideticMemory):
+        if isinstance(module, CausalConv | Mixer | EideticMemory):
             module.reset()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:

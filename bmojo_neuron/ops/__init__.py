@@ -21,6 +21,7 @@ class Ops:
     """One callable per op, named as its module; see the modules for the contracts."""
 
     causal_conv: Callable[..., tuple[Tensor, Tensor]]
+    selective_scan: Callable[..., tuple[Tensor, Tensor]]
     ssd_scan: Callable[..., tuple[Tensor, Tensor]]
     innovation: Callable[..., tuple[Tensor, Tensor, Tensor]]
     selection: Callable[..., tuple[Tensor, Tensor]]
