@@ -1,4 +1,4 @@
-"""The command line `bmojo`: generate, serve, train, doctor.
+"""The command line `bmojo`: generate, serve, train, convert, inspect, doctor.
 
 Everything heavy is imported by the command that needs it. A wrong argument ends with exit code 2, a
 machine or installation that cannot do what was asked with 1; stderr says which and why.
@@ -196,6 +196,50 @@ def train(
     typer.echo(json.dumps(release(training, recipe), indent=2))
     if install:
         typer.echo(f"installed in {install_model(out)}", err=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Model directory of any known family.")],
+    target: Annotated[Path, typer.Argument(help="New directory.")],
+    to: Annotated[str, typer.Option(help="Format: bmojo or hybrid_qwen3.")] = "bmojo",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.")
+    ] = None,
+    max_shard_size: Annotated[
+        int, typer.Option(min=1, help="Bytes of tensors in one file.")
+    ] = 5_000_000_000,
+) -> None:
+    """Write a checkpoint anew in another format. There and back is the identity."""
+    import torch
+
+    from bmojo_neuron.checkpoints.convert import convert as convert_checkpoint
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is not None and dtype not in kinds:
+        _fail(f"--dtype: expected one of {', '.join(kinds)}, got {dtype!r}", code=2)
+    with _one_line_errors():
+        convert_checkpoint(source, target, to, kinds.get(dtype or ""), max_shard_size)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Model directory of any known family.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the session to count.")] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+) -> None:
+    """Tell what a checkpoint is and what a session of it costs, without loading it."""
+    from rich.console import Console
+
+    from bmojo_neuron.inspect import inspect as inspect_checkpoint
+    from bmojo_neuron.inspect import render
+
+    with _one_line_errors():
+        report = inspect_checkpoint(path, tokens)
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        Console().print(render(report))
 
 
 @app.command()

@@ -25,6 +25,7 @@ OF_TRANSFORMERS = (  # keys that it takes beside its base class's fields, or wri
 )
 MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
     *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),
+    "sliding_window",
     *("mamba_inner_size", "mamba_dt_rank"),
     *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_num_x_heads", "mamba2_num_c_heads"),
     *("mamba2_head_dim", "mamba2_state_size", "mamba2_norm_groups"),
@@ -60,6 +61,7 @@ class BMojoConfig(PretrainedConfig):
     rope_parameters: dict[str, Any] = field(default_factory=dict)  # as in transformers
 
     window: int = 256  # W: tokens kept verbatim by sliding_attention, bmojo_f and bmojo
+    sliding_window: int = 0  # of sliding_attention where it differs; 0: window
     mixer: str = "mamba2"  # the fading memory inside bmojo_f and bmojo
     tie_fading_projections: bool = True  # fading tokens use the projections of the in-context ones
 
@@ -110,6 +112,7 @@ class BMojoConfig(PretrainedConfig):
         default("head_dim", self.hidden_size // self.num_attention_heads)
         default("block_types", ["bmojo"] * self.num_hidden_layers)
         default("selection_period", self.window)
+        default("sliding_window", self.window)
         default("mamba_inner_size", 2 * self.hidden_size)
         default("mamba_dt_rank", -(-self.hidden_size // 16))
         default("mamba2_num_heads", self.num_attention_heads)

@@ -75,7 +75,7 @@ def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo |
         case "attention":
             return Attention(config, ops, window=None)
         case "sliding_attention":
-            return Attention(config, ops, window=config.window)
+            return Attention(config, ops, window=config.sliding_window)
         case "mamba" | "mamba2":
             return MIXERS[kind](config, ops)
         case "bmojo_f":
@@ -263,13 +263,15 @@ class BMojoModel(BMojoPreTrainedModel):
 
     @property
     def chunk(self) -> int:
-        """Longest step: windowed layers take at most a window (B'MOJO: a selection period) at a
-        time.
+        """Longest step: windowed layers take at most a window (with eidetic memory: a selection
+        period) at a time.
         """
-        if self.config.has_eidetic:
-            return min(self.config.selection_period, FREE_CHUNK)
-        windowed = {"sliding_attention", "bmojo_f", "bmojo"} & set(self.config.block_types)
-        return min(self.config.window, FREE_CHUNK) if windowed else FREE_CHUNK
+        c, kinds = self.config, set(self.config.block_types)
+        longest = [FREE_CHUNK]
+        longest += [c.sliding_window] if "sliding_attention" in kinds else []
+        longest += [c.window] if kinds & {"bmojo_f", "bmojo"} else []
+        longest += [c.selection_period] if c.has_eidetic else []
+        return min(longest)
 
     def state_parts(self) -> list[StatePart]:
         """The registry: every tensor that a session keeps."""

@@ -79,6 +79,11 @@ class BMojoCache(Cache):
         return self.state is not None
 
     @property
+    def is_linear(self) -> list[bool]:
+        """transformers slices a prompt by what a cache has seen unless all its layers are so."""
+        return [False]
+
+    @property
     def is_croppable(self) -> bool:
         return False
 

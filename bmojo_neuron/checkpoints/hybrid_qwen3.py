@@ -1,0 +1,250 @@
+"""Hybrid-Qwen3: Transformers whose layers were replaced by state-space mixers, window attention or
+B'MOJO-F (awslabs/hybrid-model-factory; spec/checkpoints sections 2 to 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from bmojo_neuron.checkpoints.reading import Shape
+from bmojo_neuron.configuration import BMojoConfig
+
+MODEL_TYPE = "hybrid_qwen3"
+ARCHITECTURE = "HybridQwen3ForCausalLM"
+# A layer-importance variant keeps the names of the attention that its window was put on.
+ALIASES = ((".swa.", ".self_attn."),)
+
+BLOCKS = {"*": "attention", "SWA": "sliding_attention", "M2": "mamba2", "BMF": "bmojo_f"}
+MIXERS = {"mamba2": "mamba2"}
+SAME = (  # keys of the same name and meaning
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range"),
+    *("rms_norm_eps", "use_cache", "tie_word_embeddings", "rope_parameters"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
+)
+FIXED = {  # what the mixers' code fixes, or our model does
+    "hidden_act": ("silu",),
+    "attention_bias": (False, None),
+    "use_sliding_window": (False, None),
+}
+IGNORED = (  # of training, derived from others, or of the file alone
+    *("model_type", "architectures", "transformers_version", "layer_types", "attention_dropout"),
+    *("sliding_window", "max_window_layers", "torch_dtype", "rope_theta", "rope_scaling"),
+    *("_name_or_path", "hybrid_override_pattern"),
+    *("bojo_config", "bmojo_config", "mamba2_config", "gdn_config", "gka_config", "swa_config"),
+    *("gka_overrides", "output_attentions", "output_hidden_states", "return_dict", "problem_type"),
+    *("id2label", "label2id", "chunk_size_feed_forward", "is_encoder_decoder"),
+)
+
+
+class HybridQwen3Config(PretrainedConfig):
+    """How AutoConfig finds this family; what it returns is a `BMojoConfig`."""
+
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See `read_config`."""
+        unused = kwargs.pop("return_unused_kwargs", False)
+        config = read_config(config_dict)
+        return (config, kwargs) if unused else config
+
+
+def read_config(given: Mapping[str, Any]) -> BMojoConfig:
+    """The architecture that a config.json describes.
+
+    Raises:
+        ValueError: a key is unknown, or says what the format or this model does not know.
+    """
+    for name, allowed in FIXED.items():
+        if given.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{name}: expected {allowed[0]!r}, got {given[name]!r}")
+    for name in given:
+        if name not in (*SAME, *FIXED, *IGNORED):
+            raise ValueError(f"{name}: expected a key of {MODEL_TYPE}, got an unknown one")
+    pattern = _pattern(given)
+    fields = {name: given[name] for name in SAME if given.get(name) is not None}
+    fields["rope_parameters"] = _rope(given)
+    if "torch_dtype" in given:
+        fields.setdefault("dtype", given["torch_dtype"])
+    bmojo, mamba2 = given.get("bmojo_config") or {}, given.get("mamba2_config") or {}
+    if "BMF" in pattern:
+        mixer = bmojo.get("ssm_mixer", "mamba2")
+        if mixer not in MIXERS:
+            known = ", ".join(MIXERS)
+            raise ValueError(f"bmojo_config.ssm_mixer: expected one of {known}, got {mixer!r}")
+        fields |= {
+            "mixer": MIXERS[mixer],
+            "window": _window(bmojo.get("window_size", 2048), "bmojo_config"),
+            "tie_fading_projections": bmojo.get("tie_attn_weights", True),
+        }
+    if "SWA" in pattern:
+        swa = given.get("swa_config") or {}
+        fields["sliding_window"] = _window(swa.get("window_size"), "swa_config")
+    return BMojoConfig(
+        block_types=[BLOCKS[token] for token in pattern],
+        mamba2_qk_norm=mamba2.get("use_qk_norm", True),
+        eidetic_size=0,
+        **fields,
+    )
+
+
+def write_config(config: BMojoConfig) -> dict[str, Any]:
+    """The config.json of a model that this format can hold.
+
+    Raises:
+        ValueError: it cannot; the message names the field.
+    """
+    letters = {block: token for token, block in BLOCKS.items()}
+    unknown = sorted(set(config.block_types) - letters.keys())
+    if unknown:
+        raise ValueError(
+            f"block_types: expected only {', '.join(letters)}, which {MODEL_TYPE} has, got "
+            f"{', '.join(unknown)}"
+        )
+    pattern = [letters[block] for block in config.block_types]
+    given = {name: getattr(config, name) for name in SAME}
+    given |= {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "dtype": None if config.dtype is None else str(config.dtype).removeprefix("torch."),
+        "hidden_act": "silu",
+        "hybrid_override_pattern": "-".join(pattern),
+        "layer_types": pattern,
+    }
+    mixers = {config.mixer} if "BMF" in pattern else set()
+    if "M2" in pattern or "mamba2" in mixers:
+        given["mamba2_config"] = {"use_qk_norm": config.mamba2_qk_norm, "use_pos_emb": False}
+    if "BMF" in pattern:
+        given["bmojo_config"] = {
+            "window_size": config.window,
+            "tie_attn_weights": config.tie_fading_projections,
+            "ssm_mixer": {ours: theirs for theirs, ours in MIXERS.items()}[config.mixer],
+        }
+    if "SWA" in pattern:
+        given["swa_config"] = {"window_size": config.sliding_window}
+    return given
+
+
+# Within a layer: ours -> theirs. A table for each kind of module.
+ATTENTION = {
+    **{f"qkv.{x}_proj.weight": f"{x}_proj.weight" for x in "qkv"},
+    **{f"qkv.{x}_norm.weight": f"{x}_norm.weight" for x in "qk"},
+    "o_proj.weight": "o_proj.weight",
+}
+FADING = {  # untied copies, named with a trailing "_"
+    **{f"fading_qkv.{x}_proj.weight": f"{x}_proj_.weight" for x in "qkv"},
+    **{f"fading_qkv.{x}_norm.weight": f"{x}_norm_.weight" for x in "qk"},
+}
+MAMBA2 = {
+    "in_proj.weight": "in_proj.weight",
+    "conv.weight": "conv1d.weight",
+    "conv.bias": "conv1d.bias",
+    "b_norm.weight": "B_norm.weight",
+    "c_norm.weight": "C_norm.weight",
+    "dt_bias": "dt_bias",
+    "a_log_bias": "A_log",
+    "skip_bias": "D",
+    "norm": "norm.weight",
+    "out_proj.weight": "out_proj.weight",
+}
+MIXER_TABLES = {"mamba2": ("mamba", MAMBA2)}
+BLOCK = {
+    "input_norm.weight": "input_layernorm.weight",
+    "mlp_norm.weight": "post_attention_layernorm.weight",
+    **{f"mlp.{x}_proj.weight": f"mlp.{x}_proj.weight" for x in ("gate", "up", "down")},
+}
+
+
+def names(config: BMojoConfig) -> dict[str, str]:
+    """Our tensor name -> theirs."""
+    out = {"model.embed_tokens.weight": "model.embed_tokens.weight"}
+    for i, block in enumerate(config.block_types):
+        at = f"model.layers.{i}."
+        out |= {at + ours: at + theirs for ours, theirs in BLOCK.items()}
+        layer = {f"{at}layer.{ours}": at + theirs for ours, theirs in _layer(config, block).items()}
+        out |= layer
+    out["model.norm.weight"] = "model.norm.weight"
+    if not config.tie_word_embeddings:
+        out["lm_head.weight"] = "lm_head.weight"
+    return out
+
+
+def shape_of(name: str, ours: Shape) -> Shape:
+    """Of a tensor in this format, from that of ours: convolutions have an axis more, the norm of
+    Mamba-2's heads is flat.
+    """
+    if name.endswith("conv1d.weight"):
+        return (ours[0], 1, ours[1])
+    return (math.prod(ours),) if name.endswith("norm.weight") else ours
+
+
+def _layer(config: BMojoConfig, block: str) -> dict[str, str]:
+    """Names within a layer, as our module and theirs have them."""
+    match block:
+        case "attention":
+            return {ours: f"self_attn.{theirs}" for ours, theirs in ATTENTION.items()}
+        case "sliding_attention":
+            return {ours: f"swa.{theirs}" for ours, theirs in ATTENTION.items()}
+        case "bmojo_f":
+            table = ATTENTION | ({} if config.tie_fading_projections else FADING)
+            attention = {ours: f"bmojo_f.bmojo_attn.{theirs}" for ours, theirs in table.items()}
+            mixer = _mixer(config, config.mixer)
+            return attention | {
+                f"mixer.{ours}": f"bmojo_f.{theirs}" for ours, theirs in mixer.items()
+            }
+        case _:
+            return _mixer(config, block)
+
+
+def _mixer(config: BMojoConfig, kind: str) -> dict[str, str]:
+    attribute, table = MIXER_TABLES[kind]
+    absent = set() if config.mamba2_qk_norm else {"b_norm.weight", "c_norm.weight"}
+    return {ours: f"{attribute}.{theirs}" for ours, theirs in table.items() if ours not in absent}
+
+
+def _pattern(given: Mapping[str, Any]) -> list[str]:
+    written = given.get("hybrid_override_pattern")
+    if not isinstance(written, str):
+        raise ValueError(f"hybrid_override_pattern: expected tokens joined by '-', got {written!r}")
+    pattern, count = written.split("-"), given.get("num_hidden_layers")
+    if len(pattern) != count:
+        raise ValueError(
+            f"hybrid_override_pattern: expected num_hidden_layers ({count}) tokens joined by '-', "
+            f"got {len(pattern)}: {written!r}"
+        )
+    fused = sorted({t for t in pattern if t in ("*DA", "GDN>GKA") or t[1:].endswith("*")})
+    if fused:
+        raise ValueError(
+            f"hybrid_override_pattern: expected layers of one kind each, got {', '.join(fused)}, "
+            "which hold attention and a mixer for training; unfuse them first (`bmojo convert "
+            "--unfuse`): '*DA' becomes '*', 'X*' becomes 'X', without the extra attention"
+        )
+    unknown = sorted(set(pattern) - BLOCKS.keys())
+    if unknown:
+        raise ValueError(
+            f"hybrid_override_pattern: expected tokens of {', '.join(BLOCKS)}, got "
+            f"{', '.join(unknown)}"
+        )
+    return pattern
+
+
+def _window(size: object, where: str) -> int:
+    if type(size) is not int or size < 1:
+        raise ValueError(f"{where}.window_size: expected an integer of at least 1, got {size!r}")
+    return size
+
+
+def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_parameters`, or the older `rope_theta` and `rope_scaling` as such."""
+    if given.get("rope_parameters"):
+        return dict(given["rope_parameters"])
+    older = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10_000.0)}
+    scaling = dict(given.get("rope_scaling") or {})
+    if "type" in scaling:
+        scaling.setdefault("rope_type", scaling.pop("type"))
+    return older | scaling

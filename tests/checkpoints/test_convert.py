@@ -1,0 +1,241 @@
+"""`bmojo convert` and `bmojo inspect`: there and back is the identity; what is broken is named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron.checkpoints.convert import convert
+from bmojo_neuron.checkpoints.loading import load_checkpoint
+from bmojo_neuron.checkpoints.reading import Tensors
+from bmojo_neuron.cli import app
+from bmojo_neuron.inspect import inspect
+from bmojo_neuron.model import default_model_path
+from bmojo_neuron.state import state_bytes
+from tests.model.batches import uncached
+from tests.model.conftest import random_ids, tiny_model
+
+WRITABLE = {
+    "tied": {"block_types": ["mamba2", "attention", "bmojo_f"]},
+    "untied": {
+        "block_types": ["bmojo_f", "sliding_attention", "mamba2"],
+        "tie_word_embeddings": False,
+        "tie_fading_projections": False,
+        "mamba2_qk_norm": False,
+        "sliding_window": 5,
+    },
+}
+
+
+@pytest.fixture(params=WRITABLE)
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    changes = {"num_hidden_layers": 3, "eidetic_size": 0, **WRITABLE[request.param]}
+    model = tiny_model("bmojo_f", **changes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path / "ours")
+    return tmp_path / "ours"
+
+
+def assert_same_tensors(a: Path, b: Path) -> None:
+    first, second = Tensors(a), Tensors(b)
+    assert first.shapes == second.shapes
+    for name in first.shapes:
+        assert torch.equal(first[name], second[name]), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shard", [10**9, 20_000])
+def test_there_and_back_is_the_identity(saved, shard, tmp_path):
+    convert(saved, tmp_path / "theirs", "hybrid_qwen3", max_shard_size=shard)
+    convert(tmp_path / "theirs", tmp_path / "back")
+    assert_same_tensors(saved, tmp_path / "back")
+    assert (len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1) == (shard < 10**9)
+    ids = random_ids(2, 30)
+    expected = uncached(BMojoForCausalLM.from_pretrained(saved), ids)
+    for form in ("theirs", "back"):
+        model = BMojoForCausalLM.from_pretrained(tmp_path / form)
+        assert torch.equal(uncached(model, ids), expected), form
+
+
+def test_a_dtype_is_that_of_every_weight(saved, tmp_path):
+    convert(saved, tmp_path / "half", dtype=torch.bfloat16)
+    half, whole = Tensors(tmp_path / "half"), Tensors(saved)
+    for name in whole.shapes:
+        assert torch.equal(half[name], whole[name].to(torch.bfloat16)), name
+    assert BMojoForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+
+
+def test_what_is_no_weight_goes_along(saved, tmp_path):
+    for name in ("tokenizer.json", "chat_template.jinja", "LICENSE"):
+        (saved / name).write_text(name)
+    (saved / "modeling_evil.py").write_text("raise SystemExit")
+    convert(saved, tmp_path / "new")
+    copied = {file.name for file in (tmp_path / "new").iterdir()}
+    assert {"tokenizer.json", "chat_template.jinja", "LICENSE", "generation_config.json"} <= copied
+    assert "modeling_evil.py" not in copied
+
+
+def test_a_format_that_cannot_hold_a_model_says_so_and_writes_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"block_types: expected only .*, got bmojo"):
+        convert(default_model_path(), tmp_path / "new", "hybrid_qwen3")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_target_that_holds_something_is_left_alone(saved, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    with pytest.raises(ValueError, match="target: expected a new or empty directory"):
+        convert(saved, tmp_path / "full")
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+# What is broken
+
+
+def edit(directory: Path, **changes) -> None:
+    given = json.loads((directory / "config.json").read_text()) | changes
+    (directory / "config.json").write_text(json.dumps(given))
+
+
+@pytest.fixture
+def theirs(saved: Path, tmp_path: Path) -> Path:
+    convert(saved, tmp_path / "theirs", "hybrid_qwen3")
+    return tmp_path / "theirs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hybrid_override_pattern": "M2-*"}, r"hybrid_override_pattern: .*\(3\) tokens.*got 2"),
+        (
+            {"hybrid_override_pattern": "M2-*-XX"},
+            "hybrid_override_pattern: expected tokens of .*XX",
+        ),
+        ({"hybrid_override_pattern": "M2*-*DA-*"}, r"one kind each, got \*DA, M2\*.*--unfuse"),
+        ({"hybrid_override_pattern": None}, "hybrid_override_pattern: expected tokens joined"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
+        ({"no_such_key": 1}, "no_such_key: expected a key of hybrid_qwen3"),
+        ({"model_type": "gpt2"}, "model_type: expected one of bmojo, hybrid_qwen3.*got 'gpt2'"),
+        ({"auto_map": {"AutoConfig": "x.Y"}}, "auto_map: expected none, as no code"),
+        ({"vocab_size": 51}, r"of another shape \(.*model.embed_tokens.weight \[50, 32\] for \[51"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_cannot_be_honoured_is_refused_by_name(theirs, changes, message):
+    edit(theirs, **changes)
+    with pytest.raises(ValueError, match=message):
+        BMojoForCausalLM.from_pretrained(theirs)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, None])
+def test_a_window_of_no_size_is_refused(theirs, size):
+    edit(theirs, bmojo_config={"window_size": size})
+    with pytest.raises(
+        ValueError, match=r"bmojo_config\.window_size: expected an integer of at least"
+    ):
+        load_checkpoint(theirs)
+
+
+def test_tensors_that_are_missing_or_left_over_are_named(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    tensors["stray"] = tensors.pop("model.norm.weight")
+    save_file(tensors, file)
+    with pytest.raises(
+        ValueError, match=r"1 missing \(model.norm.weight\), 1 unexpected \(stray\)"
+    ):
+        load_checkpoint(theirs)
+
+
+def test_a_transposed_tensor_is_not_taken_for_another_shape(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.gate_proj.weight"
+    tensors[name] = tensors[name].t().contiguous()
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=rf"{name} \[32, 48\] for \[48, 32\]"):
+        load_checkpoint(theirs)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -10])
+def test_a_truncated_file_is_refused(theirs, keep):
+    file = theirs / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"model.safetensors: expected a whole safetensors file"):
+        load_checkpoint(theirs)
+
+
+def test_an_index_that_names_what_is_not_there_is_refused(saved, tmp_path):
+    convert(saved, tmp_path / "many", "hybrid_qwen3", max_shard_size=20_000)
+    index = tmp_path / "many" / "model.safetensors.index.json"
+    given = json.loads(index.read_text())
+    first = next(iter(given["weight_map"].values()))
+    given["weight_map"]["stray"] = first
+    index.write_text(json.dumps(given))
+    with pytest.raises(ValueError, match="names tensors that its files lack: stray"):
+        load_checkpoint(tmp_path / "many")
+    given["weight_map"]["stray"] = "../../etc/passwd"
+    index.write_text(json.dumps(given))
+    with pytest.raises(ValueError, match="expected a weight_map"):
+        load_checkpoint(tmp_path / "many")
+    del given["weight_map"]["stray"]
+    index.write_text(json.dumps(given))
+    (tmp_path / "many" / first).unlink()
+    with pytest.raises(ValueError, match=first):
+        load_checkpoint(tmp_path / "many")
+
+
+def test_a_pickle_is_refused_with_the_way_out(theirs):
+    (theirs / "model.safetensors").rename(theirs / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"got only pytorch_model.bin, which can run code.*save_pre"
+    ):
+        load_checkpoint(theirs)
+
+
+def test_weights_that_are_not_finite_are_named(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, file)
+    with pytest.warns(UserWarning, match="weights that are not finite: model.norm.weight"):
+        load_checkpoint(theirs)
+
+
+# The command line
+
+
+def test_inspect_counts_what_a_session_really_holds(saved):
+    report = inspect(saved, tokens=512)
+    model = BMojoForCausalLM.from_pretrained(saved)
+    assert report.parameters == sum(p.numel() for p in model.parameters())
+    assert report.session_bytes[512] == state_bytes(model.new_state(1, 512))
+    own = sum(layer.state_bytes for layer in report.layers)
+    assert own == state_bytes(model.new_state(1, 512)) - 4  # the counter is no layer's
+    assert report.transformer_bytes[32_768] > report.transformer_bytes[4_096]
+
+
+def test_the_commands_work_on_a_directory_and_name_what_is_wrong(theirs, tmp_path):
+    run = CliRunner().invoke
+    done = run(app, ["convert", str(theirs), str(tmp_path / "c"), "--dtype", "bfloat16"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(run(app, ["inspect", str(tmp_path / "c"), "--json"]).stdout)
+    assert told["dtype"] == "bfloat16"
+    assert "bmojo_f" in run(app, ["inspect", str(theirs)]).stdout
+    for bad in (["convert", str(theirs), str(theirs)], ["inspect", str(tmp_path)]):
+        done = subprocess.run(
+            [sys.executable, "-c", "from bmojo_neuron.cli import app; app()", *bad],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("bmojo: ")
+        assert done.stderr.count("\n") == 1
