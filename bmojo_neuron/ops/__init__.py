@@ -21,8 +21,10 @@ class Ops:
     """One callable per op, named as its module; see the modules for the contracts."""
 
     causal_conv: Callable[..., tuple[Tensor, Tensor]]
-    selective_scan: Callable[..., tuple[Tensor, Tensor]]
     ssd_scan: Callable[..., tuple[Tensor, Tensor]]
+    selective_scan: Callable[..., tuple[Tensor, Tensor]]
+    delta_rule: Callable[..., tuple[Tensor, Tensor]]
+    kalman_scan: Callable[..., tuple[Tensor, Tensor, Tensor]]
     innovation: Callable[..., tuple[Tensor, Tensor, Tensor]]
     selection: Callable[..., tuple[Tensor, Tensor]]
     memory_attention: Callable[..., Tensor]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from bmojo_neuron.ops import load_ops
 from bmojo_neuron.ops.memory_attention import FEWEST_TILED, Memory
@@ -24,9 +25,32 @@ def scan(length: int) -> tuple[torch.Tensor, ...]:
     return x, drawn(2, length, 3).abs(), -drawn(3).abs(), b, c, drawn(2, 3, 4, 5)
 
 
+def selective(length: int) -> tuple[torch.Tensor, ...]:
+    x, dt, b, c = (drawn(2, length, width) for width in (7, 7, 5, 5))
+    return x, dt.abs(), -drawn(7, 5).abs(), b, c, drawn(2, 7, 5)
+
+
+def delta(length: int) -> tuple[torch.Tensor, ...]:
+    q, k, v = (normalize(drawn(2, length, 3, width), dim=-1) for width in (5, 6, 4))
+    g, beta = -drawn(2, length, 3).abs(), drawn(2, length, 3).sigmoid()
+    return q, k[..., :5], v, g, beta, drawn(2, 3, 5, 4)
+
+
+def kalman(length: int) -> tuple[torch.Tensor | float, ...]:
+    *given, state = delta(length)
+    g, alpha = given[-2:]
+    return *given[:-1], g, alpha, torch.eye(5).expand(2, 3, 5, 5), state, 0.02, 30
+
+
 CALLS = {
     "ssd_scan": (OPS.ssd_scan, scan(70)),
     "ssd_scan, one token": (OPS.ssd_scan, scan(1)),
+    "selective_scan": (OPS.selective_scan, selective(70)),
+    "selective_scan, one token": (OPS.selective_scan, selective(1)),
+    "delta_rule": (OPS.delta_rule, delta(70)),
+    "delta_rule, one token": (OPS.delta_rule, delta(1)),
+    "kalman_scan": (OPS.kalman_scan, kalman(70)),
+    "kalman_scan, one token": (OPS.kalman_scan, kalman(1)),
     "causal_conv": (OPS.causal_conv, (drawn(2, 9, 5), drawn(5, 4), drawn(5), drawn(2, 3, 5))),
     "innovation": (OPS.innovation, (drawn(2, 9, 8).bfloat16(), drawn(4, 8), drawn(2, 4, 8))),
     "selection": (
