@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     Mamba2Config,
@@ -83,23 +81,6 @@ LIMITED = "mamba2-time_step_limit"
 Pair = tuple[PreTrainedModel, BMojoForCausalLM]
 
 
-def loaded(path: Path) -> BMojoForCausalLM:
-    """Our model of a directory that transformers wrote: each tensor once, renamed and reshaped."""
-    given = json.loads((path / "config.json").read_text())
-    family = FAMILIES[given["model_type"]]
-    assert given["model_type"] == family.MODEL_TYPE
-    config = family.read_config(given)
-    model, theirs = BMojoForCausalLM(config).eval(), load_file(path / "model.safetensors")
-    ours = dict(model.named_parameters())
-    table = family.names(config)
-    assert table.keys() == ours.keys()
-    assert sorted(table.values()) == sorted(theirs)
-    with torch.no_grad():
-        for name, tensor in ours.items():
-            tensor.copy_(theirs[table[name]].view(tensor.shape))
-    return model
-
-
 def pair(config: PretrainedConfig, path: Path) -> Pair:
     """A random model of theirs, none of its parameters at its initial value; and ours of it."""
     torch.manual_seed(0)
@@ -108,7 +89,7 @@ def pair(config: PretrainedConfig, path: Path) -> Pair:
         for parameter in theirs.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     theirs.save_pretrained(path)
-    return theirs, loaded(path)
+    return theirs, BMojoForCausalLM.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
