@@ -19,6 +19,7 @@ from transformers import (
 
 from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.checkpoints import mamba, mamba2
+from bmojo_neuron.checkpoints.convert import convert
 
 FAMILIES = {"mamba": mamba, "mamba2": mamba2}
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
@@ -159,6 +160,16 @@ def test_padded_rows_are_theirs_without_padding(
             valid = mask[row].bool()
             expected = theirs(ids[row : row + 1, valid], use_cache=False).logits[0]
             torch.testing.assert_close(logits[row, valid], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converted_it_says_the_same(pairs: dict[str, Pair], case: str, tmp_path: Path) -> None:
+    theirs, ours = pairs[case]
+    theirs.save_pretrained(tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    converted = BMojoForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    ids = random_ids(1, 21)
+    assert torch.equal(converted(ids).logits, ours(ids).logits)
 
 
 @st.composite
