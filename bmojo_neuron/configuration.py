@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 
-BLOCK_TYPES = ("attention", "sliding_attention", "mamba2", "bmojo_f", "bmojo")
-MIXERS = ("mamba2",)
+MIXERS = ("mamba", "mamba2")
+BLOCK_TYPES = ("attention", "sliding_attention", *MIXERS, "bmojo_f", "bmojo")
 EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 ROPE_NUMBERS = {
@@ -30,7 +30,9 @@ OF_TRANSFORMERS = (  # keys that it takes beside its base class's fields, or wri
 MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
     *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),
     "sliding_window",
-    *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_head_dim", "mamba2_state_size"),
+    *("mamba_inner_size", "mamba_dt_rank"),
+    *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_num_x_heads", "mamba2_num_c_heads"),
+    *("mamba2_head_dim", "mamba2_state_size", "mamba2_norm_groups"),
 )
 
 
@@ -78,12 +80,28 @@ class BMojoConfig(PretrainedConfig):
     innovation_taps: int = 4  # k: past fading outputs that the one-step predictor sees
     innovation_loss_weight: float = 0.1
 
-    mamba2_num_heads: int = 0  # 0: num_attention_heads
-    mamba2_num_kv_heads: int = 0  # heads of x and B before expansion; 0: num_key_value_heads
+    mamba_inner_size: int = 0  # E; 0: 2 * hidden_size
+    mamba_state_size: int = 16  # N
+    mamba_dt_rank: int = 0  # R; 0: hidden_size / 16, rounded up
+    mamba_conv_size: int = 4
+    mamba_conv_bias: bool = True
+    mamba_proj_bias: bool = False  # of in_proj and out_proj
+
+    mamba2_num_heads: int = 0  # H; 0: num_attention_heads
+    mamba2_num_kv_heads: int = 0  # heads of B (and x) before expansion; 0: num_key_value_heads
+    mamba2_num_x_heads: int = 0  # heads of x before expansion; 0: mamba2_num_kv_heads
+    mamba2_num_c_heads: int = 0  # heads of C before expansion; 0: mamba2_num_heads
     mamba2_head_dim: int = 0  # P; 0: head_dim
     mamba2_state_size: int = 0  # N; 0: head_dim
     mamba2_conv_size: int = 4
+    mamba2_conv_bias: bool = True
+    mamba2_proj_bias: bool = False  # of in_proj and out_proj
     mamba2_qk_norm: bool = True  # per-head RMS norm of B and C
+    mamba2_rope: bool = False  # rotary embedding of B and C
+    mamba2_dt_min: float = 0.0  # least step size
+    mamba2_dt_max: float | None = None  # largest step size; null: no limit
+    mamba2_norm_groups: int = 0  # of the gated norm, each of whole heads; 0: one per head
+    mamba2_norm_eps: float = 1e-5  # of the gated norm
 
     use_cache: bool = True
     bos_token_id: int | None = None
@@ -102,8 +120,13 @@ class BMojoConfig(PretrainedConfig):
         default("block_types", ["bmojo"] * self.num_hidden_layers)
         default("selection_period", self.window)
         default("sliding_window", self.window)
+        default("mamba_inner_size", 2 * self.hidden_size)
+        default("mamba_dt_rank", -(-self.hidden_size // 16))
         default("mamba2_num_heads", self.num_attention_heads)
         default("mamba2_num_kv_heads", self.num_key_value_heads)
+        default("mamba2_num_x_heads", self.mamba2_num_kv_heads)
+        default("mamba2_num_c_heads", self.mamba2_num_heads)
+        default("mamba2_norm_groups", self.mamba2_num_heads)
         default("mamba2_head_dim", self.head_dim)
         default("mamba2_state_size", self.head_dim)
         older = {
@@ -150,10 +173,23 @@ class BMojoConfig(PretrainedConfig):
             "num_key_value_heads",
             f"a divisor of num_attention_heads ({self.num_attention_heads})",
         )
+        for part in ("num_kv_heads", "num_x_heads", "num_c_heads", "norm_groups"):
+            require(
+                self.mamba2_num_heads % getattr(self, f"mamba2_{part}") == 0,
+                f"mamba2_{part}",
+                f"a divisor of mamba2_num_heads ({self.mamba2_num_heads})",
+            )
         require(
-            self.mamba2_num_heads % self.mamba2_num_kv_heads == 0,
-            "mamba2_num_kv_heads",
-            f"a divisor of mamba2_num_heads ({self.mamba2_num_heads})",
+            not self.mamba2_rope or self.mamba2_state_size == self.head_dim,
+            "mamba2_rope",
+            f"false where mamba2_state_size ({self.mamba2_state_size}) is not head_dim "
+            f"({self.head_dim}), for which the angles are",
+        )
+        require(
+            self.mamba2_dt_max is None
+            or (_is_number(self.mamba2_dt_max) and self.mamba2_dt_max > self.mamba2_dt_min),
+            "mamba2_dt_max",
+            f"a number above mamba2_dt_min ({self.mamba2_dt_min}), or null for no limit",
         )
         require(
             len(self.block_types) == self.num_hidden_layers
@@ -235,6 +271,11 @@ class BMojoConfig(PretrainedConfig):
     def transformer(cls, **kwargs: Any) -> BMojoConfig:
         """Full causal attention in every layer."""
         return cls._uniform("attention", kwargs)
+
+    @classmethod
+    def mamba(cls, **kwargs: Any) -> BMojoConfig:
+        """Fading memory only: a Mamba (S6) mixer in every layer."""
+        return cls._uniform("mamba", kwargs)
 
     @classmethod
     def mamba2(cls, **kwargs: Any) -> BMojoConfig:

@@ -1,7 +1,7 @@
 """B'MOJO: one block, many architectures. Its layers differ only in the memories that their softmax
 reads.
 
-    h += layer(RMSNorm(h))      attention | sliding_attention | mamba2 | bmojo_f | bmojo
+    h += layer(RMSNorm(h))      attention | sliding_attention | mamba | mamba2 | bmojo_f | bmojo
     h += SwiGLU(RMSNorm(h))
 
 Three programs run it (spec/model section 6): `step` (T tokens after a state), `select` (the merge
@@ -41,7 +41,7 @@ from bmojo_neuron.huggingface.cache import CACHE_FIELD, BMojoCache, one_cache
 from bmojo_neuron.huggingface.padding import compact, restore
 from bmojo_neuron.huggingface.pretrained import BMojoPreTrainedModel
 from bmojo_neuron.layers import Attention, BMojo
-from bmojo_neuron.mixers.mamba2 import Mamba2
+from bmojo_neuron.mixers import MIXERS, Mixer
 from bmojo_neuron.norm import RMSNorm, Rotary
 from bmojo_neuron.ops import Ops, load_ops
 from bmojo_neuron.planning import FREE_CHUNK
@@ -69,15 +69,15 @@ class SwiGLU(nn.Module):
         return y
 
 
-def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo | Mamba2:
+def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo | Mixer:
     """The sequence layer of one layer type."""
     match kind:
         case "attention":
             return Attention(config, ops, window=None)
         case "sliding_attention":
             return Attention(config, ops, window=config.sliding_window)
-        case "mamba2":
-            return Mamba2(config, ops)
+        case "mamba" | "mamba2":
+            return MIXERS[kind](config, ops)
         case "bmojo_f":
             return BMojo(config, ops, eidetic=False)
         case "bmojo":

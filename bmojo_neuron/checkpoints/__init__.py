@@ -19,7 +19,8 @@ from typing import Any, Protocol, cast
 
 from bmojo_neuron.configuration import BMojoConfig
 
-FAMILIES = ("hybrid_qwen3", "qwen3", "llama", "mistral")  # model types; each is a module here
+# Model types; each is a module here.
+FAMILIES = ("hybrid_qwen3", "mamba", "mamba2", "qwen3", "llama", "mistral")
 
 
 class Family(Protocol):

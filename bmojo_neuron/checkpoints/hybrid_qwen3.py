@@ -66,6 +66,8 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     for name in given:
         if name not in (*SAME, *FIXED, *IGNORED):
             raise ValueError(f"{name}: expected a key of {MODEL_TYPE}, got an unknown one")
+    if given.get("intermediate_size") == 0:
+        raise ValueError(f"intermediate_size: expected an MLP in each layer of {MODEL_TYPE}, got 0")
     pattern = _pattern(given)
     fields = {name: given[name] for name in SAME if given.get(name) is not None}
     fields["rope_parameters"] = _rope(given)
@@ -88,6 +90,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     return BMojoConfig(
         block_types=[BLOCKS[token] for token in pattern],
         mamba2_qk_norm=mamba2.get("use_qk_norm", True),
+        mamba2_rope=mamba2.get("use_pos_emb", False),
         eidetic_size=0,
         **fields,
     )
@@ -118,7 +121,10 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
     }
     mixers = {config.mixer} if "BMF" in pattern else set()
     if "M2" in pattern or "mamba2" in mixers:
-        given["mamba2_config"] = {"use_qk_norm": config.mamba2_qk_norm, "use_pos_emb": False}
+        given["mamba2_config"] = {
+            "use_qk_norm": config.mamba2_qk_norm,
+            "use_pos_emb": config.mamba2_rope,
+        }
     if "BMF" in pattern:
         given["bmojo_config"] = {
             "window_size": config.window,
@@ -127,6 +133,11 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
         }
     if "SWA" in pattern:
         given["swa_config"] = {"window_size": config.sliding_window}
+    held = read_config(given)
+    for name in BMojoConfig.__annotations__:
+        fixed, value = getattr(held, name), getattr(config, name)
+        if "mamba2_config" in given and name.startswith("mamba2_") and fixed != value:
+            raise ValueError(f"{name}: expected {fixed!r}, as {MODEL_TYPE} has it, got {value!r}")
     return given
 
 

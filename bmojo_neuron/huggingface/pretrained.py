@@ -14,8 +14,8 @@ from bmojo_neuron.checkpoints.loading import is_foreign, load_checkpoint
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.eidetic import EideticMemory
 from bmojo_neuron.linear import unpack
+from bmojo_neuron.mixers import Mixer
 from bmojo_neuron.mixers.conv import CausalConv
-from bmojo_neuron.mixers.mamba2 import Mamba2
 
 _IDLE = (  # of from_pretrained: true of every checkpoint of another family, or of no weight to it
     *("local_files_only", "trust_remote_code", "use_safetensors", "ignore_mismatched_sizes"),
@@ -108,7 +108,7 @@ class BMojoPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
         # Each sets its own parameters only: transformers passes over a module whose own are loaded.
-        if isinstance(module, CausalConv | Mamba2 | EideticMemory):
+        if isinstance(module, CausalConv | Mixer | EideticMemory):
             module.reset()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:

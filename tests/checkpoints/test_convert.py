@@ -28,6 +28,7 @@ WRITABLE = {
         "tie_word_embeddings": False,
         "tie_fading_projections": False,
         "mamba2_qk_norm": False,
+        "mamba2_rope": True,
         "sliding_window": 5,
     },
 }
@@ -86,6 +87,28 @@ def test_what_is_no_weight_goes_along(saved, tmp_path):
 def test_a_format_that_cannot_hold_a_model_says_so_and_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"block_types: expected only .*, got bmojo"):
         convert(default_model_path(), tmp_path / "new", "hybrid_qwen3")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mamba2_num_heads", 8),
+        ("mamba2_num_x_heads", 4),
+        ("mamba2_num_c_heads", 2),
+        ("mamba2_head_dim", 16),
+        ("mamba2_conv_bias", False),
+        ("mamba2_proj_bias", True),
+        ("mamba2_dt_max", 0.1),
+        ("mamba2_norm_groups", 1),
+        ("mamba2_norm_eps", 1e-3),
+        ("intermediate_size", 0),
+    ],
+)
+def test_a_field_that_a_format_fixes_must_have_its_value(name, value, tmp_path):
+    tiny_model("mamba2", **{name: value}).save_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*hybrid_qwen3.*, got {value}$"):
+        convert(tmp_path / "ours", tmp_path / "new", "hybrid_qwen3")
     assert not (tmp_path / "new").exists()
 
 

@@ -45,32 +45,77 @@ class Reference:
             turned[half + i] = b * math.cos(angle) + a * math.sin(angle)
         return turned
 
+    def linear(self, x: Tensor, at: str) -> Tensor:
+        return x @ self.p[at + ".weight"].T + self.p.get(at + ".bias", 0.0)
+
+    def convolved(self, x: Tensor, t: int, at: str) -> Tensor:
+        y, taps = torch.zeros_like(x[t]) + self.p.get(at + ".bias", 0.0), self.p[at + ".weight"]
+        for lag in range(min(t + 1, taps.shape[1])):
+            y = y + taps[:, -1 - lag] * x[t - lag]
+        return silu(y)
+
     def mixer(self, u: Tensor, at: str) -> Tensor:
+        return self.mamba2(u, at) if self.c.mixer == "mamba2" else self.mamba(u, at)
+
+    def mamba(self, u: Tensor, at: str) -> Tensor:
         c, p = self.c, self.p
-        heads, groups = c.mamba2_num_heads, c.mamba2_num_kv_heads
-        width, states = c.mamba2_head_dim, c.mamba2_state_size
-        sizes = [heads * width, groups * width, groups * states, heads * states, heads]
-        z, x, b, out, dt = (u @ p[at + "in_proj.weight"].T).split(sizes, -1)
-        b = rms(b.unflatten(-1, (groups, states)), p[at + "b_norm.weight"], 1e-6).flatten(1)
-        out = rms(out.unflatten(-1, (heads, states)), p[at + "c_norm.weight"], 1e-6).flatten(1)
-        xbc, taps = torch.cat([x, b, out], -1), p[at + "conv.weight"]
+        x, z = self.linear(u, at + "in_proj").split(c.mamba_inner_size, -1)
+        state = torch.zeros(c.mamba_inner_size, c.mamba_state_size, dtype=torch.float64)
+        f = []
+        for t in range(len(u)):
+            xt = self.convolved(x, t, at + "conv")
+            low, bt, ct = self.linear(xt, at + "x_proj").split(
+                [c.mamba_dt_rank, c.mamba_state_size, c.mamba_state_size]
+            )
+            step = (p[at + "dt_weight"] @ low + p[at + "dt_bias"]).exp().log1p()
+            for e in range(len(xt)):
+                decay = torch.exp(-step[e] * p[at + "a_log_bias"][e].exp())
+                state[e] = decay * state[e] + step[e] * xt[e] * bt
+            y = (state @ ct + p[at + "skip_bias"] * xt) * silu(z[t])
+            f.append(self.linear(y, at + "out_proj"))
+        return torch.stack(f)
+
+    def mamba2(self, u: Tensor, at: str) -> Tensor:
+        c, p = self.c, self.p
+        heads, width, states = c.mamba2_num_heads, c.mamba2_head_dim, c.mamba2_state_size
+        x_heads, b_heads, c_heads = (
+            c.mamba2_num_x_heads,
+            c.mamba2_num_kv_heads,
+            c.mamba2_num_c_heads,
+        )
+        sizes = [heads * width, x_heads * width, b_heads * states, c_heads * states, heads]
+        z, x, b, out, dt = self.linear(u, at + "in_proj").split(sizes, -1)
+        b, out = b.unflatten(-1, (b_heads, states)), out.unflatten(-1, (c_heads, states))
+        if c.mamba2_qk_norm:
+            b = rms(b, p[at + "b_norm.weight"], 1e-6)
+            out = rms(out, p[at + "c_norm.weight"], 1e-6)
+        if c.mamba2_rope:
+            b, out = (
+                torch.stack(
+                    [torch.stack([self.rotate(h, t) for h in row]) for t, row in enumerate(v)]
+                )
+                for v in (b, out)
+            )
+        xbc = torch.cat([x, b.flatten(1), out.flatten(1)], -1)
         state = torch.zeros(heads, width, states, dtype=torch.float64)
         f = []
         for t in range(len(u)):
-            y = p[at + "conv.bias"].clone()
-            for lag in range(min(t + 1, taps.shape[1])):
-                y = y + taps[:, -1 - lag] * xbc[t - lag]
-            xt, bt, ct = silu(y).split(sizes[1:4])
+            xt, bt, ct = self.convolved(xbc, t, at + "conv").split(sizes[1:4])
             step = (dt[t] + p[at + "dt_bias"]).exp().log1p()
+            step = step.clamp(c.mamba2_dt_min, c.mamba2_dt_max or math.inf)
             rows = []
             for h in range(heads):
-                value = xt.view(groups, width)[h // (heads // groups)]
-                key = bt.view(groups, states)[h // (heads // groups)]
+                value = xt.view(x_heads, width)[h // (heads // x_heads)]
+                key = bt.view(b_heads, states)[h // (heads // b_heads)]
+                query = ct.view(c_heads, states)[h // (heads // c_heads)]
                 decay = torch.exp(-step[h] * p[at + "a_log_bias"][h].exp())
                 state[h] = decay * state[h] + step[h] * torch.outer(value, key)
-                rows.append(state[h] @ ct.view(heads, states)[h] + p[at + "skip_bias"][h] * value)
-            gated = torch.stack(rows) * silu(z[t].view(heads, width))
-            f.append(rms(gated, p[at + "norm"], 1e-5).flatten() @ p[at + "out_proj.weight"].T)
+                rows.append(state[h] @ query + p[at + "skip_bias"][h] * value)
+            gated = (torch.stack(rows) * silu(z[t].view(heads, width))).view(
+                c.mamba2_norm_groups, -1
+            )
+            weight = p[at + "norm"].view(c.mamba2_norm_groups, -1)
+            f.append(self.linear(rms(gated, weight, c.mamba2_norm_eps).flatten(), at + "out_proj"))
         return torch.stack(f)
 
     def scores(self, f: Tensor, at: str) -> list[Tensor]:

@@ -23,8 +23,8 @@ def refused(name: str, value: object, expected: str = "") -> None:
 
 def test_every_kind_of_field_is_checked():
     assert len(INTEGERS) > 15
-    assert len(NUMBERS) == 3
-    assert len(FLAGS) == 8
+    assert len(NUMBERS) == 5
+    assert len(FLAGS) == 13
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -51,13 +51,19 @@ def test_flags(name):
     [
         ("num_key_value_heads", 3, r"a divisor of num_attention_heads \(4\)"),
         ("mamba2_num_kv_heads", 3, r"a divisor of mamba2_num_heads \(4\)"),
+        ("mamba2_num_x_heads", 3, r"a divisor of mamba2_num_heads \(4\)"),
+        ("mamba2_num_c_heads", 8, r"a divisor of mamba2_num_heads \(4\)"),
+        ("mamba2_norm_groups", 3, r"a divisor of mamba2_num_heads \(4\)"),
+        ("mamba2_dt_max", 0.0, r"above mamba2_dt_min \(0.0\), or null"),
+        ("mamba2_dt_max", math.inf, "a number above"),
+        ("mamba2_dt_max", "none", "a number above"),
         ("head_dim", 7, "an even number"),
         ("selection_period", 9, r"at most window \(8\)"),
         ("block_types", ["bmojo"], r"num_hidden_layers \(2\) entries"),
         ("block_types", ["bmojo", "full_attention"], "entries of attention, sliding_attention"),
         ("block_types", ["bmojo", 1], "entries of attention, sliding_attention"),
         ("block_types", "bmojo", "a list"),
-        ("mixer", "gdn", "one of mamba2"),
+        ("mixer", "gdn", "one of mamba, mamba2"),
         ("eidetic_position", "relative", "one of boundary, absolute"),
         ("eidetic_half_life", 0, "a positive number of tokens, or null"),
         ("eidetic_half_life", -3.0, "a positive number of tokens, or null"),
@@ -83,6 +89,11 @@ def test_heads_wider_than_the_model_need_a_head_dim():
     assert BMojoConfig(hidden_size=2, num_attention_heads=4, head_dim=6).head_dim == 6
 
 
+def test_rotary_embedding_of_b_and_c_needs_states_as_wide_as_heads():
+    with pytest.raises(ValueError, match=r"^mamba2_rope: expected .*\(6\) is not .*\(8\)"):
+        tiny_config("mamba2", mamba2_rope=True, mamba2_state_size=6)
+
+
 def test_a_rope_type_without_its_parameters():
     with pytest.raises(ValueError, match=r"^rope_parameters: .*factor"):
         tiny_config("bmojo", rope_parameters={"rope_type": "linear", "rope_theta": 1e4})
@@ -95,7 +106,13 @@ def test_fields_left_out_follow_from_others():
     assert config.block_types == ["bmojo"] * 3
     assert config.selection_period == 32
     assert (config.mamba2_num_heads, config.mamba2_num_kv_heads) == (4, 4)
+    assert (config.mamba2_num_x_heads, config.mamba2_num_c_heads) == (4, 4)
     assert (config.mamba2_head_dim, config.mamba2_state_size) == (12, 12)
+    assert config.mamba2_norm_groups == 4
+    assert (config.mamba_inner_size, config.mamba_dt_rank) == (96, 3)
+    assert BMojoConfig(hidden_size=36, num_attention_heads=3).mamba_dt_rank == 3
+    fewer = BMojoConfig(mamba2_num_heads=12, mamba2_num_kv_heads=3)
+    assert (fewer.mamba2_num_x_heads, fewer.mamba2_num_c_heads) == (3, 12)
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 10_000.0}
 
 
@@ -111,6 +128,7 @@ def test_no_default_is_shared_between_configurations():
     ("preset", "layers", "parts"),
     [
         (BMojoConfig.transformer, ["attention"] * 3, {"context"}),
+        (BMojoConfig.mamba, ["mamba"] * 3, {"conv", "ssm"}),
         (BMojoConfig.mamba2, ["mamba2"] * 3, {"conv", "ssm"}),
         (BMojoConfig.hybrid, ["mamba2", "attention", "mamba2"], {"conv", "ssm", "context"}),
         (BMojoConfig.bmojo_f, ["bmojo_f"] * 3, {"conv", "ssm", "context", "fading"}),

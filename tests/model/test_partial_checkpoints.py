@@ -31,7 +31,7 @@ def check_initial(name: str, value: Tensor, config: BMojoConfig) -> None:
             assert torch.equal(value, torch.ones_like(value))
         case _ if part.endswith("norm"):
             assert torch.equal(value, torch.ones_like(value))
-        case "bias":  # of the convolution
+        case "bias":  # of a convolution or a projection
             assert torch.equal(value, torch.zeros_like(value))
         case "predictor_bias":
             assert torch.equal(value[0], torch.ones_like(value[0]))
@@ -45,7 +45,10 @@ def check_initial(name: str, value: Tensor, config: BMojoConfig) -> None:
             assert (softplus(value) <= 0.1 * (1 + 1e-3)).all()
             assert value.unique().numel() > 1
         case "conv":
-            bound = config.mamba2_conv_size**-0.5
+            bound = value.shape[1] ** -0.5
+            assert 0.5 * bound < value.abs().max() <= bound
+        case "dt_weight":
+            bound = config.mamba_dt_rank**-0.5
             assert 0.5 * bound < value.abs().max() <= bound
         case _:
             assert part.endswith("_proj") or part in ("embed_tokens", "lm_head"), part

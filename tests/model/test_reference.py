@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tests.model.conftest import random_ids, tiny_model
+from tests.model.conftest import KINDS, random_ids, tiny_model
 from tests.model.reference import Reference
 
+PUBLISHED = KINDS["mamba2-as_published"]
 CASES = {
     "boundary": ("bmojo", {}),
     "short-period": ("bmojo", {"selection_period": 5}),
@@ -13,6 +14,28 @@ CASES = {
     "absolute": ("bmojo-absolute", {}),
     "decay-untied": ("bmojo", {"eidetic_half_life": 6.0, "tie_fading_projections": False}),
     "fading-only": ("bmojo_f-untied", {}),
+    "mamba2-rope": ("bmojo_f", {"mamba2_rope": True}),
+    "mamba2-groups": (
+        "bmojo_f",
+        {name: value for name, value in PUBLISHED.items() if name.startswith("mamba2_")},
+    ),
+    "mamba2-without-conv-bias": (
+        "bmojo_f",
+        {"mamba2_conv_bias": False, "mamba2_dt_min": 0.3, "mamba2_norm_eps": 0.1},
+    ),
+    "mamba": ("bmojo_f", {"mixer": "mamba"}),
+    "mamba-biases": (
+        "bmojo_f",
+        {
+            "mixer": "mamba",
+            "mamba_inner_size": 27,
+            "mamba_state_size": 5,
+            "mamba_dt_rank": 3,
+            "mamba_conv_size": 2,
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
+        },
+    ),
 }
 
 
