@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 
-MIXERS = ("mamba", "mamba2")
+MIXERS = ("mamba", "mamba2", "gdn", "gka")
 BLOCK_TYPES = ("attention", "sliding_attention", *MIXERS, "bmojo_f", "bmojo")
 EIDETIC_POSITIONS = ("boundary", "absolute")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
@@ -29,7 +29,7 @@ OF_TRANSFORMERS = (  # keys that it takes beside its base class's fields, or wri
 )
 MAY_BE_ZERO = (  # where 0 means "none", or "as another field"
     *("intermediate_size", "eidetic_size", "num_key_value_heads", "head_dim", "selection_period"),
-    "sliding_window",
+    *("sliding_window", "gka_num_iter"),
     *("mamba_inner_size", "mamba_dt_rank"),
     *("mamba2_num_heads", "mamba2_num_kv_heads", "mamba2_num_x_heads", "mamba2_num_c_heads"),
     *("mamba2_head_dim", "mamba2_state_size", "mamba2_norm_groups"),
@@ -102,6 +102,25 @@ class BMojoConfig(PretrainedConfig):
     mamba2_dt_max: float | None = None  # largest step size; null: no limit
     mamba2_norm_groups: int = 0  # of the gated norm, each of whole heads; 0: one per head
     mamba2_norm_eps: float = 1e-5  # of the gated norm
+
+    gdn_conv_size: int = 4
+    gdn_short_conv: bool = True  # convolutions of q, k and v; without them silu alone
+    gdn_conv_bias: bool = False
+    gdn_gate: bool = True  # of the output
+    gdn_negative_eigenvalues: bool = False  # beta up to 2, not 1
+    gdn_norm_eps: float = 1e-5  # of the output's norm
+
+    gka_conv_size: int = 4
+    gka_v_conv: bool = True  # a convolution of v too
+    gka_gate: bool = True  # of the output
+    gka_norm_eps: float = 1e-6  # of the output's norm
+    gka_num_iter: int = 30  # steps of Chebyshev's iteration; part of the model
+    gka_ridge: float = 0.02  # lambda as a share of the norm of k k^T
+    gka_alpha_connection: bool = True  # how far a query is replaced by its solution
+    gka_beta_gate: bool = True  # how strongly a token is written
+    gka_forgetting_gate: bool = True
+    gka_forgetting_gate_kk: bool = True  # of k k^T too
+    gka_rescale: bool = True  # the output, by head_dim^-0.5
 
     use_cache: bool = True
     bos_token_id: int | None = None
@@ -281,6 +300,16 @@ class BMojoConfig(PretrainedConfig):
     def mamba2(cls, **kwargs: Any) -> BMojoConfig:
         """Fading memory only: a Mamba-2 mixer in every layer."""
         return cls._uniform("mamba2", kwargs)
+
+    @classmethod
+    def gdn(cls, **kwargs: Any) -> BMojoConfig:
+        """Fading memory only: a Gated DeltaNet mixer in every layer."""
+        return cls._uniform("gdn", kwargs)
+
+    @classmethod
+    def gka(cls, **kwargs: Any) -> BMojoConfig:
+        """Fading memory only: a Gated KalmaNet mixer in every layer."""
+        return cls._uniform("gka", kwargs)
 
     @classmethod
     def hybrid(cls, **kwargs: Any) -> BMojoConfig:

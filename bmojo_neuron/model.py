@@ -76,13 +76,11 @@ def build_layer(kind: str, config: BMojoConfig, ops: Ops) -> Attention | BMojo |
             return Attention(config, ops, window=None)
         case "sliding_attention":
             return Attention(config, ops, window=config.sliding_window)
-        case "mamba" | "mamba2":
-            return MIXERS[kind](config, ops)
         case "bmojo_f":
             return BMojo(config, ops, eidetic=False)
         case "bmojo":
             return BMojo(config, ops, eidetic=config.eidetic_size > 0)
-    raise AssertionError(kind)  # the configuration has checked it
+    return MIXERS[kind](config, ops)
 
 
 class Block(GradientCheckpointingLayer):

@@ -18,8 +18,63 @@ ARCHITECTURE = "HybridQwen3ForCausalLM"
 # A layer-importance variant keeps the names of the attention that its window was put on.
 ALIASES = ((".swa.", ".self_attn."),)
 
-BLOCKS = {"*": "attention", "SWA": "sliding_attention", "M2": "mamba2", "BMF": "bmojo_f"}
-MIXERS = {"mamba2": "mamba2"}
+BLOCKS = {
+    "*": "attention",
+    "SWA": "sliding_attention",
+    "M2": "mamba2",
+    "GDN": "gdn",
+    "GKA": "gka",
+    "BMF": "bmojo_f",
+}
+MIXERS = {  # bmojo_config.ssm_mixer -> ours
+    **{name: name for name in ("mamba2", "gdn", "gka")},
+    "gated_deltanet": "gdn",
+    "gated_kalmanet": "gka",
+    "parallel_latent_sketch": "gka",
+}
+OPTIONS = {  # of each mixer: the dict that holds them; their key -> our field
+    "mamba2": (
+        "mamba2_config",
+        {"use_qk_norm": "mamba2_qk_norm", "use_pos_emb": "mamba2_rope"},
+    ),
+    "gdn": (
+        "gdn_config",
+        {
+            "use_gate": "gdn_gate",
+            "use_short_conv": "gdn_short_conv",
+            "allow_neg_eigval": "gdn_negative_eigenvalues",
+            "conv_size": "gdn_conv_size",
+            "conv_bias": "gdn_conv_bias",
+            "norm_eps": "gdn_norm_eps",
+        },
+    ),
+    "gka": (
+        "gka_config",
+        {
+            "use_alpha_connection": "gka_alpha_connection",
+            "use_v_conv": "gka_v_conv",
+            "use_forgetting_gate": "gka_forgetting_gate",
+            "use_forgetting_gate_kk": "gka_forgetting_gate_kk",
+            "gla_rescale": "gka_rescale",
+            "num_iter": "gka_num_iter",
+            "ridge_strength": "gka_ridge",
+            "use_gate": "gka_gate",
+            "use_beta_gate": "gka_beta_gate",
+            "conv_size": "gka_conv_size",
+            "norm_eps": "gka_norm_eps",
+        },
+    ),
+}
+OPTIONS_FIXED = {  # of any mixer: what no released model sets
+    "kv_proj_rank": (None,),
+    "kv_learnable_residual": (False, None),
+    "solver_type": ("chebyshev",),
+}
+OPTIONS_IGNORED = {  # of training, tiles of a kernel, or copies of the base keys
+    *("bp_lambda", "chunk_size", "hidden_size", "head_dim", "num_heads", "num_key_value_heads"),
+    *("num_q_heads", "num_k_heads", "num_v_heads", "rms_norm_eps", "hidden_act", "n_layer"),
+    *("d_model", "d_inner", "d_xb", "intermediate_size", "ssm_cfg"),
+}
 SAME = (  # keys of the same name and meaning
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range"),
@@ -73,8 +128,8 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     fields["rope_parameters"] = _rope(given)
     if "torch_dtype" in given:
         fields.setdefault("dtype", given["torch_dtype"])
-    bmojo, mamba2 = given.get("bmojo_config") or {}, given.get("mamba2_config") or {}
     if "BMF" in pattern:
+        bmojo = given.get("bmojo_config") or {}
         mixer = bmojo.get("ssm_mixer", "mamba2")
         if mixer not in MIXERS:
             known = ", ".join(MIXERS)
@@ -84,13 +139,13 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
             "window": _window(bmojo.get("window_size", 2048), "bmojo_config"),
             "tie_fading_projections": bmojo.get("tie_attn_weights", True),
         }
+    for where, options in OPTIONS.values():
+        fields |= _options(given, where, options)
     if "SWA" in pattern:
         swa = given.get("swa_config") or {}
         fields["sliding_window"] = _window(swa.get("window_size"), "swa_config")
     return BMojoConfig(
         block_types=[BLOCKS[token] for token in pattern],
-        mamba2_qk_norm=mamba2.get("use_qk_norm", True),
-        mamba2_rope=mamba2.get("use_pos_emb", False),
         eidetic_size=0,
         **fields,
     )
@@ -120,16 +175,14 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
         "layer_types": pattern,
     }
     mixers = {config.mixer} if "BMF" in pattern else set()
-    if "M2" in pattern or "mamba2" in mixers:
-        given["mamba2_config"] = {
-            "use_qk_norm": config.mamba2_qk_norm,
-            "use_pos_emb": config.mamba2_rope,
-        }
+    for mixer in sorted(mixers | set(config.block_types) & OPTIONS.keys()):
+        where, options = OPTIONS[mixer]
+        given[where] = {theirs: getattr(config, ours) for theirs, ours in options.items()}
     if "BMF" in pattern:
         given["bmojo_config"] = {
             "window_size": config.window,
             "tie_attn_weights": config.tie_fading_projections,
-            "ssm_mixer": {ours: theirs for theirs, ours in MIXERS.items()}[config.mixer],
+            "ssm_mixer": config.mixer,
         }
     if "SWA" in pattern:
         given["swa_config"] = {"window_size": config.sliding_window}
@@ -163,7 +216,24 @@ MAMBA2 = {
     "norm": "norm.weight",
     "out_proj.weight": "out_proj.weight",
 }
-MIXER_TABLES = {"mamba2": ("mamba", MAMBA2)}
+GATED = {
+    **{f"{x}_proj.weight": f"{x}_proj.weight" for x in ("q", "k", "v", "b", "g", "o")},
+    **{f"{x}_conv.weight": f"{x}_conv1d.weight" for x in "qkv"},
+    "a_log_bias": "A_log",
+    "dt_bias": "dt_bias",
+    "o_norm.weight": "o_norm.weight",
+}
+GDN = GATED | {
+    "a_proj.weight": "gk_proj.weight",
+    **{f"{x}_conv.bias": f"{x}_conv1d.bias" for x in "qkv"},
+}
+GKA = GATED | {
+    "a_proj.weight": "a_proj.weight",
+    "b_proj.bias": "b_proj.bias",
+    "alpha_proj.weight": "alpha_proj.weight",
+    "alpha_proj.bias": "alpha_proj.bias",
+}
+MIXER_TABLES = {"mamba2": ("mamba", MAMBA2), "gdn": ("gdn", GDN), "gka": ("gka", GKA)}
 BLOCK = {
     "input_norm.weight": "input_layernorm.weight",
     "mlp_norm.weight": "post_attention_layernorm.weight",
@@ -214,8 +284,40 @@ def _layer(config: BMojoConfig, block: str) -> dict[str, str]:
 
 def _mixer(config: BMojoConfig, kind: str) -> dict[str, str]:
     attribute, table = MIXER_TABLES[kind]
-    absent = set() if config.mamba2_qk_norm else {"b_norm.weight", "c_norm.weight"}
-    return {ours: f"{attribute}.{theirs}" for ours, theirs in table.items() if ours not in absent}
+    c = config
+    switches = {
+        "mamba2": {"b_norm": c.mamba2_qk_norm, "c_norm": c.mamba2_qk_norm},
+        "gdn": {
+            "g_proj": c.gdn_gate,
+            **{f"{x}_conv": c.gdn_short_conv for x in "qkv"},
+            **{f"{x}_conv.bias": c.gdn_short_conv and c.gdn_conv_bias for x in "qkv"},
+        },
+        "gka": {
+            "g_proj": c.gka_gate,
+            "v_conv": c.gka_v_conv,
+            "b_proj": c.gka_beta_gate,
+            "alpha_proj": c.gka_alpha_connection,
+        },
+    }[kind]
+    absent = tuple(name for name, on in switches.items() if not on)
+    return {
+        ours: f"{attribute}.{theirs}"
+        for ours, theirs in table.items()
+        if not any(ours == name or ours.startswith(f"{name}.") for name in absent)
+    }
+
+
+def _options(given: Mapping[str, Any], where: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    """A mixer's dict as fields of ours."""
+    options = given.get(where) or {}
+    if where == "gka_config":
+        options = options | (given.get("gka_overrides") or {})
+    for name, value in options.items():
+        if value not in OPTIONS_FIXED.get(name, (value,)):
+            raise ValueError(f"{where}.{name}: expected {OPTIONS_FIXED[name][0]!r}, got {value!r}")
+        if name not in fields and name not in OPTIONS_FIXED and name not in OPTIONS_IGNORED:
+            raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
+    return {ours: options[theirs] for theirs, ours in fields.items() if theirs in options}
 
 
 def _pattern(given: Mapping[str, Any]) -> list[str]:
