@@ -223,6 +223,40 @@ def convert(
 
 
 @app.command()
+def prime(
+    base: Annotated[Path, typer.Argument(help="A Transformer's directory, of any known family.")],
+    target: Annotated[Path, typer.Argument(help="New directory.")],
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="A token for each layer, joined by '-': * attention, SWA window, M2 Mamba-2, GDN, "
+            "GKA, BMF B'MOJO-F, BM B'MOJO."
+        ),
+    ],
+    mixer: Annotated[str, typer.Option(help="Fading memory of BMF and BM: mamba2, gdn, gka.")] = (
+        "mamba2"
+    ),
+    window: Annotated[int, typer.Option(min=1, help="W of SWA, BMF and BM.")] = 2048,
+    eidetic: Annotated[int, typer.Option(min=0, help="Slots of eidetic memory of BM.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Turn a Transformer's checkpoint into a hybrid's, to be trained on from there."""
+    from bmojo_neuron.checkpoints.prime import prime as prime_checkpoint
+
+    with _one_line_errors():
+        prime_checkpoint(
+            base,
+            target,
+            pattern,
+            seed=seed,
+            mixer=mixer,
+            window=window,
+            sliding_window=window,
+            eidetic_size=eidetic,
+        )
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Model directory of any known family.")],
     tokens: Annotated[int, typer.Option(min=1, help="Length of the session to count.")] = 4096,

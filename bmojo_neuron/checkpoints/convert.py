@@ -57,7 +57,7 @@ def convert(
     part = target.with_name(f"{target.name}.part")  # becomes `target` once it is whole
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _copy_others(source, part)
+    copy_others(source, part)
     (part / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     shapes = our_shapes(config)
     tensors = (
@@ -127,7 +127,7 @@ def _write(
     (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _copy_others(source: Path, target: Path) -> None:
+def copy_others(source: Path, target: Path) -> None:
     """Tokenizer, chat template, generation settings, licence: whatever is no weight and no code."""
     for file in sorted(source.iterdir()):
         weights = file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".py")
