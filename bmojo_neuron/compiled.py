@@ -97,16 +97,18 @@ def _uniform(x: Tensor) -> Tensor:
 
 
 def _compile_now(model: BMojoForCausalLM, rows: int, lengths: tuple[int, ...]) -> None:
-    """Run each length once, longest first, as the engine does."""
+    """Run each form once, longest first, as the engine does."""
     from bmojo_neuron.model import run_block
 
     try:
         if model.device.type == "cpu":
             get_cpp_compiler()
-        tokens = torch.zeros(rows, sum(lengths), dtype=torch.int32, device=model.device)
+        long, *short = sorted(lengths, reverse=True)
         state = model.new_state(rows)
         with torch.inference_mode():
-            for part in tokens.split(sorted(lengths, reverse=True), dim=1):
+            # One token on a boundary, whose old state is kept, and one that takes its memory.
+            for length in (long, *short, 1):
+                part = torch.zeros(rows, length, dtype=torch.int32, device=model.device)
                 _, state = model.feed(part, state, donate=True)
     except (InvalidCxxCompiler, BackendCompilerFailed) as error:
         model.model.run_block = run_block

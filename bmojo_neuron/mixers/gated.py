@@ -82,7 +82,7 @@ class GatedMixer(nn.Module):
             if x in self.convolved:
                 tail = state.get(f"conv_{x}")
                 if tail is None:
-                    tail = y.new_zeros(len(y), self.taps - 1, width)
+                    tail = y.new_zeros(y.shape[0], self.taps - 1, width)
                 y, extended = self.get_submodule(f"{x}_conv")(y, tail)
                 if isinstance(call, StepCall):
                     new[f"conv_{x}"] = call.tail(extended, self.taps - 1)
@@ -104,7 +104,7 @@ class GatedMixer(nn.Module):
 
     def start(self, name: str, u: Tensor, state: State) -> Tensor:
         """A recurrent state (B, H, D, D), zeros before the first token."""
-        size = (len(u), self.heads, self.head_dim, self.head_dim)
+        size = (u.shape[0], self.heads, self.head_dim, self.head_dim)
         found = state.get(name)
         return u.new_zeros(size, dtype=recurrent_dtype(u.dtype)) if found is None else found
 

@@ -69,7 +69,7 @@ def test_gradients_under_autocast_point_the_same_way(kind):
             loss = model(ids, labels=ids).loss
         loss.backward()
         directions.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert torch.cosine_similarity(*directions, dim=0) > 0.99
+    assert torch.cosine_similarity(*directions, dim=0) > 0.98
 
 
 @pytest.mark.parametrize("kind", ["bmojo", "mamba2+bmojo", "attention"])

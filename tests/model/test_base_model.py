@@ -118,7 +118,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind, reentrant):
     got = gradients(model, ids)
     for name, gradient in expected.items():
         if reentrant:  # adds up in another order
-            torch.testing.assert_close(got[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+            torch.testing.assert_close(got[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
         else:
             assert torch.equal(got[name], gradient), name
     assert any(g.any() for name, g in got.items() if "predictor" in name) == (

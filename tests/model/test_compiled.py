@@ -72,7 +72,9 @@ def test_one_code_for_all_blocks_of_a_kind(compiled: BMojoForCausalLM) -> None:
     ids = torch.arange(40).view(1, -1)
     with torch._dynamo.config.patch(error_on_recompile=True):
         feed(compiled, ids, [8, 16, 1, 1, 14], None)  # all that a server's session does
-    assert counters["stats"]["unique_graphs"] == 2  # two blocks of one kind, two lengths
+    assert (
+        counters["stats"]["unique_graphs"] == 3
+    )  # two blocks of one kind: chunk, token, donated token
 
 
 @needs_compiler

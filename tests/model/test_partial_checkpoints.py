@@ -37,14 +37,15 @@ def check_initial(name: str, value: Tensor, config: BMojoConfig) -> None:
             assert torch.equal(value[0], torch.ones_like(value[0]))
             assert not value[1:].any()
         case "a_log_bias":
-            assert (value.exp() >= 1 - 1e-5).all()
+            least = 1e-4 if {"gdn", "gka"} & {*config.block_types, config.mixer} else 1
+            assert (value.exp() >= least * (1 - 1e-5)).all()
             assert (value.exp() <= 16 + 1e-4).all()
             assert value.unique().numel() > 1
         case "dt_bias":
             assert (softplus(value) >= 1e-3 * (1 - 1e-3)).all()
             assert (softplus(value) <= 0.1 * (1 + 1e-3)).all()
             assert value.unique().numel() > 1
-        case "conv":
+        case "conv" | "q_conv" | "k_conv" | "v_conv":
             bound = value.shape[1] ** -0.5
             assert 0.5 * bound < value.abs().max() <= bound
         case "dt_weight":

@@ -10,7 +10,10 @@ from bmojo_neuron import BMojoForCausalLM, BMojoForSequenceClassification, BMojo
 from tests.model.conftest import KINDS, tiny_config
 
 SPARED = ("a_log_bias", "skip_bias", "dt_bias", "predictor_bias", "score_bias", "conv.bias")
-MATRICES = ("_proj.weight", "conv.weight", "embed_tokens.weight", "lm_head.weight", "score.weight")
+MATRICES = (
+    *("_proj.weight", "conv.weight", "dt_weight"),
+    *("embed_tokens.weight", "lm_head.weight", "score.weight"),
+)
 
 
 def arguments(path: Path) -> TrainingArguments:
@@ -28,7 +31,7 @@ def test_trainer_decays_matrices_and_nothing_else(head: type, kind: str, tmp_pat
     names = dict(model.named_parameters())
     spared = names.keys() - decayed
     assert decayed == {name for name in names if name.endswith(MATRICES)}
-    assert all(name.endswith((*SPARED, "norm", "norm.weight")) for name in spared)
+    assert all(name.endswith((*SPARED, "_proj.bias", "norm", "norm.weight")) for name in spared)
     assert all(names[name].dim() == 2 for name in decayed)
     optimizer = trainer.create_optimizer()
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
