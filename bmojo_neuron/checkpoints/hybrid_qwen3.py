@@ -334,8 +334,8 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
     if fused:
         raise ValueError(
             f"hybrid_override_pattern: expected layers of one kind each, got {', '.join(fused)}, "
-            "which hold attention and a mixer for training; unfuse them first (`bmojo convert "
-            "--unfuse`): '*DA' becomes '*', 'X*' becomes 'X', without the extra attention"
+            "which hold attention and a mixer for training; unfuse them first: in the pattern "
+            "'*DA' becomes '*' and 'X*' becomes 'X', and the other's tensors are left out"
         )
     unknown = sorted(set(pattern) - BLOCKS.keys())
     if unknown:

@@ -142,7 +142,10 @@ def theirs(saved: Path, tmp_path: Path) -> Path:
             {"hybrid_override_pattern": "M2-*-XX"},
             "hybrid_override_pattern: expected tokens of .*XX",
         ),
-        ({"hybrid_override_pattern": "M2*-*DA-*"}, r"one kind each, got \*DA, M2\*.*--unfuse"),
+        (
+            {"hybrid_override_pattern": "M2*-*DA-*"},
+            r"one kind each, got \*DA, M2\*.*unfuse them first",
+        ),
         ({"hybrid_override_pattern": None}, "hybrid_override_pattern: expected tokens joined"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
         ({"no_such_key": 1}, "no_such_key: expected a key of hybrid_qwen3"),
