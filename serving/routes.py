@@ -203,6 +203,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         param="body",
         expected=f"at most {limit} bytes",
         got="more",
+        headers={"Connection": "close"},  # so much of a body is not read on to keep a connection
     )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:

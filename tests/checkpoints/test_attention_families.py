@@ -27,6 +27,7 @@ from transformers import (
 
 from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.checkpoints import llama, mistral, qwen3
+from bmojo_neuron.huggingface.cache import CACHE_FIELD
 
 FAMILIES: dict[str, tuple[ModuleType, type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llama": (llama, LlamaConfig, LlamaForCausalLM),
@@ -235,8 +236,8 @@ def test_any_split_beyond_the_original_length_is_their_token_by_token(rope):
     ours, ids = ours_of(theirs), tokens(1, 60)
     cache, steps = None, []
     for token in ids.split(1, dim=1):
-        output = theirs(token, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = theirs(token, **{CACHE_FIELD: cache}, use_cache=True)
+        cache = getattr(output, CACHE_FIELD)
         steps.append(output.logits)
     expected = torch.cat(steps, dim=1)
     if rope not in BY_LENGTH:  # then theirs does not depend on the split either

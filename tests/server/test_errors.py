@@ -143,8 +143,9 @@ def test_body_that_is_no_request(server: Running, body: bytes, got: str) -> None
 def test_large_body(server: Running, chunked: bool, size: int) -> None:
     whole = b'{"prompt": "' + b"a" * (size - 14) + b'"}'
     content = iter([whole[i : i + 999] for i in range(0, size, 999)]) if chunked else whole
-    body = error(post(server, content), 413, "body_too_large")
-    assert body["expected"] == "at most 5000 bytes"
+    answer = post(server, content)
+    assert answer.headers["connection"] == "close"
+    assert error(answer, 413, "body_too_large")["expected"] == "at most 5000 bytes"
 
 
 def test_largest_body(server: Running) -> None:
