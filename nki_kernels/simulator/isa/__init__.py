@@ -1,0 +1,57 @@
+"""`nki.isa`: one module per family of instructions; their table is `instruction.INSTRUCTIONS`."""
+
+from nki_kernels.simulator.hardware import Engine
+from nki_kernels.simulator.isa import not_simulated
+from nki_kernels.simulator.isa.activations import activation, activation_reduce, exponential
+from nki_kernels.simulator.isa.copies import (
+    memset,
+    nc_stream_shuffle,
+    tensor_copy,
+    tensor_copy_predicated,
+)
+from nki_kernels.simulator.isa.dma import dma_copy, dma_transpose
+from nki_kernels.simulator.isa.elementwise import (
+    reciprocal,
+    scalar_tensor_tensor,
+    tensor_scalar,
+    tensor_tensor,
+)
+from nki_kernels.simulator.isa.enums import (
+    dge_mode,
+    engine,
+    get_nc_version,
+    matmul_perf_mode,
+    nc_version,
+    oob_mode,
+    reduce_cmd,
+)
+from nki_kernels.simulator.isa.matmul import nc_matmul, nc_transpose
+from nki_kernels.simulator.isa.patterns import affine_select, iota, nc_n_gather
+from nki_kernels.simulator.isa.reductions import (
+    tensor_partition_reduce,
+    tensor_reduce,
+    tensor_scalar_cumulative,
+    tensor_scalar_reduce,
+    tensor_tensor_scan,
+)
+from nki_kernels.simulator.isa.search import max8, nc_find_index8, nc_match_replace8
+from nki_kernels.simulator.isa.selection import range_select, select_reduce
+from nki_kernels.simulator.isa.statistics import bn_aggr, bn_stats
+
+tensor_engine, vector_engine = Engine.tensor, Engine.vector
+scalar_engine, gpsimd_engine = Engine.scalar, Engine.gpsimd
+dma_engine, sync_engine, unknown_engine = Engine.dma, Engine.sync, Engine.unknown
+
+globals().update(
+    {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
+)
+
+__all__ = ["activation", "activation_reduce", "affine_select", "bn_aggr", "bn_stats", "dge_mode"]
+__all__ += ["dma_copy", "dma_engine", "dma_transpose", "engine", "exponential", "get_nc_version"]
+__all__ += ["gpsimd_engine", "iota", "matmul_perf_mode", "max8", "memset", "nc_find_index8"]
+__all__ += ["nc_match_replace8", "nc_matmul", "nc_n_gather", "nc_stream_shuffle", "nc_transpose"]
+__all__ += ["nc_version", "oob_mode", "range_select", "reciprocal", "reduce_cmd", "scalar_engine"]
+__all__ += ["scalar_tensor_tensor", "select_reduce", "sync_engine", "tensor_copy"]
+__all__ += ["tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce", "tensor_reduce"]
+__all__ += ["tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
+__all__ += ["tensor_tensor_scan", "unknown_engine", "vector_engine"]

@@ -1,0 +1,140 @@
+"""Kernels: `nki.jit`, launch grids, arrays in and out, and what is checked at the end of a run."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nki_kernels.simulator import context, dtypes
+from nki_kernels.simulator.context import Core, Session, refuse
+from nki_kernels.simulator.dtypes import Array
+from nki_kernels.simulator.errors import kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
+from nki_kernels.simulator.ledger import footprint
+from nki_kernels.simulator.memory import Buffer, Storage
+from nki_kernels.simulator.tensor import NkiTensor
+
+
+class Kernel:
+    """A function under `nki.jit`. Called with numpy arrays it runs and returns numpy arrays.
+
+    `kernel[2](...)` runs it on two cores that share HBM inputs and `shared_hbm` outputs.
+    """
+
+    def __init__(self, function: Callable[..., Any], grid: tuple[int, ...] = ()) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.grid = function, grid
+
+    def __getitem__(self, grid: int | Sequence[int]) -> "Kernel":
+        return Kernel(self.function, (grid,) if isinstance(grid, int) else tuple(grid))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if context.in_kernel():
+            return self.function(*args, **kwargs)
+        try:
+            return run(self, args, kwargs)
+        except Exception as error:
+            raise error.with_traceback(without_simulator_frames(error.__traceback__)) from None
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a kernel of a function; options of the compiler are accepted and have no effect."""
+    if function is None:
+        return functools.partial(jit, **options)
+    return function if isinstance(function, Kernel) else Kernel(function)
+
+
+def simulate(kernel: Callable[..., Any]) -> Kernel:
+    """The kernel itself: calling it simulates."""
+    return kernel if isinstance(kernel, Kernel) else Kernel(kernel)
+
+
+def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """One launch: bind, run every core, check capacity and outputs, hand arrays back."""
+    session = context.current()
+    context.set_op(getattr(kernel.function, "__name__", "kernel"))
+    cores = _cores(session, kernel.grid)
+    bound = inspect.signature(kernel.function).bind(*args, **kwargs)
+    annotations = getattr(kernel.function, "__annotations__", {})
+    copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
+    for name, value in bound.arguments.items():
+        mutable = "mutable" in str(annotations.get(name, ""))
+        bound.arguments[name] = _tensors(value, name, mutable, copies)
+    shared: list[Any] = []
+    results = []
+    for index in range(cores):
+        core = Core(index, cores, len(kernel.grid), shared=shared)
+        with context.running(session, core):
+            results.append(kernel.function(*bound.args, **bound.kwargs))
+            context.set_op(getattr(kernel.function, "__name__", "kernel"))
+            _check_capacity(session, core)
+            arrays = _arrays(results[-1])
+    for original, copy in copies:
+        if original.flags.writeable:
+            original[...] = copy
+    return arrays
+
+
+def _cores(session: Session, grid: tuple[int, ...]) -> int:
+    count = int(np.prod(grid)) if grid else 1
+    allowed = session.generation.logical_cores
+    if len(grid) > 1 or count not in allowed:
+        refuse("value", "grid", f"one dimension of {' or '.join(map(str, allowed))} cores", grid)
+    return count
+
+
+def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Array]]) -> Any:
+    """The argument with arrays as HBM tensors, also inside tuples, lists and dicts."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_tensors(item, name, mutable, copies) for item in value)
+    if isinstance(value, dict):
+        return {key: _tensors(item, name, mutable, copies) for key, item in value.items()}
+    if isinstance(value, np.generic) or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    dtype = dtypes.find(array.dtype)
+    if dtype is None:
+        refuse("argument-dtype", name, "an array of a dtype of nl, such as float32", array.dtype)
+        raise AssertionError
+    if not array.size:
+        refuse("shape", name, "an array with elements", array.shape)
+    if not array.flags.c_contiguous:
+        copies.append((array, np.ascontiguousarray(array)))
+        array = copies[-1][1]
+    storage = Storage.of_array(array, Buffer.hbm, name, kernel_line())
+    storage.is_input, storage.mutable = True, mutable
+    strides = [step // array.itemsize for step in array.strides]
+    return NkiTensor(storage, dtype, array.shape, strides)
+
+
+def _arrays(value: Any) -> Any:
+    """The result with tensors as arrays."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_arrays(item) for item in value)
+    if not isinstance(value, NkiTensor):
+        return value
+    if value.on_chip:
+        refuse("buffer", "return", "a tensor in shared_hbm: copy it there with dma_copy", value)
+    if value.buffer is not Buffer.shared_hbm and not value.storage.is_input:
+        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value)
+    return value.read("return").copy()
+
+
+def _check_capacity(session: Session, core: Core) -> None:
+    limits = {
+        Buffer.sbuf: ("sbuf-capacity", session.generation.sbuf_usable),
+        Buffer.psum: ("psum-capacity", PSUM_BANKS * PSUM_BANK_BYTES),
+    }
+    for buffer, (rule, limit) in limits.items():
+        peak, tiles = session.ledger.peak(buffer, core.index)
+        if peak > limit:
+            largest = sorted(tiles, key=footprint, reverse=True)[:5]
+            listed = "; ".join(
+                f"{footprint(tile)} from {text(tile.line)}{' ' + tile.name if tile.name else ''}"
+                for tile in largest
+            )
+            live = f"{peak} bytes in {len(tiles)} live tiles, the largest: {listed}"
+            refuse(rule, "", f"<= {limit} bytes per partition on {session.generation.name}", live)
