@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nki_kernels.simulator.dtypes import Array
-from nki_kernels.simulator.errors import NkiValidationError, NkiWarning, kernel_line, text
+from nki_kernels.simulator.errors import (
+    Line,
+    NkiValidationError,
+    NkiWarning,
+    kernel_line,
+    text,
+)
 from nki_kernels.simulator.hardware import GENERATIONS, TARGETS, Engine, Generation
 from nki_kernels.simulator.ledger import Ledger
 from nki_kernels.simulator.rules import RULES, Mode
@@ -136,13 +142,20 @@ def set_op(name: str) -> None:
     _op.name = name
 
 
-def refuse(rule: str, argument: str, expected: str, got: object, op: str | None = None) -> Any:
+def refuse(
+    rule: str,
+    argument: str,
+    expected: str,
+    got: object,
+    op: str | None = None,
+    line: Line | None = None,
+) -> Any:
     """Raise `NkiValidationError` for a broken rule; warn once if it is a strict one and we are not.
 
-    Returns only after a warning.
+    `op` and `line` are the running instruction's unless given. Returns only after a warning.
     """
     row, here = RULES[rule], current()
-    where = text(kernel_line())
+    where = text(line or kernel_line())
     name = op or getattr(_op, "name", "") or "nki"
     error = NkiValidationError(name, argument, expected, str(got), row.name, where)
     if row.mode is Mode.ALWAYS or here.strict:

@@ -10,7 +10,7 @@ import numpy as np
 from nki_kernels.simulator import context, dtypes
 from nki_kernels.simulator.context import Core, Session, refuse
 from nki_kernels.simulator.dtypes import Array
-from nki_kernels.simulator.errors import kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.errors import Line, kernel_line, text, without_simulator_frames
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.ledger import footprint
 from nki_kernels.simulator.memory import Buffer, Storage
@@ -55,23 +55,27 @@ def simulate(kernel: Callable[..., Any]) -> Kernel:
 def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One launch: bind, run every core, check capacity and outputs, hand arrays back."""
     session = context.current()
-    context.set_op(getattr(kernel.function, "__name__", "kernel"))
+    name = getattr(kernel.function, "__name__", "kernel")
+    context.set_op(name)
     cores = _cores(session, kernel.grid)
     bound = inspect.signature(kernel.function).bind(*args, **kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
-    for name, value in bound.arguments.items():
-        mutable = "mutable" in str(annotations.get(name, ""))
-        bound.arguments[name] = _tensors(value, name, mutable, copies)
+    for argument, value in bound.arguments.items():
+        mutable = "mutable" in str(annotations.get(argument, ""))
+        bound.arguments[argument] = _tensors(value, argument, mutable, copies)
+    code = getattr(kernel.function, "__code__", None)
+    line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
     shared: list[Any] = []
-    results = []
+    result = None
     for index in range(cores):
         core = Core(index, cores, len(kernel.grid), shared=shared)
         with context.running(session, core):
-            results.append(kernel.function(*bound.args, **bound.kwargs))
-            context.set_op(getattr(kernel.function, "__name__", "kernel"))
-            _check_capacity(session, core)
-            arrays = _arrays(results[-1])
+            result = kernel.function(*bound.args, **bound.kwargs)
+            context.set_op(name)
+            _check_capacity(session, core, line)
+    with context.running(session, core):
+        arrays = _arrays(result, line)
     for original, copy in copies:
         if original.flags.writeable:
             original[...] = copy
@@ -110,20 +114,24 @@ def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Arr
     return NkiTensor(storage, dtype, array.shape, strides)
 
 
-def _arrays(value: Any) -> Any:
+def _arrays(value: Any, line: Line) -> Any:
     """The result with tensors as arrays."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_arrays(item) for item in value)
+        return type(value)(_arrays(item, line) for item in value)
     if not isinstance(value, NkiTensor):
         return value
     if value.on_chip:
-        refuse("buffer", "return", "a tensor in shared_hbm: copy it there with dma_copy", value)
+        expected = "a tensor in shared_hbm: copy it there with dma_copy"
+        refuse("buffer", "return", expected, value, line=line)
     if value.buffer is not Buffer.shared_hbm and not value.storage.is_input:
-        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value)
-    return value.read("return").copy()
+        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=line)
+    if not value.is_defined():
+        expected = "an output that was written wholly"
+        refuse("read-undefined", "return", expected, f"{value!r}, partly or not", line=line)
+    return value.array().copy()
 
 
-def _check_capacity(session: Session, core: Core) -> None:
+def _check_capacity(session: Session, core: Core, line: Line) -> None:
     limits = {
         Buffer.sbuf: ("sbuf-capacity", session.generation.sbuf_usable),
         Buffer.psum: ("psum-capacity", PSUM_BANKS * PSUM_BANK_BYTES),
@@ -137,4 +145,5 @@ def _check_capacity(session: Session, core: Core) -> None:
                 for tile in largest
             )
             live = f"{peak} bytes in {len(tiles)} live tiles, the largest: {listed}"
-            refuse(rule, "", f"<= {limit} bytes per partition on {session.generation.name}", live)
+            expected = f"<= {limit} bytes per partition on {session.generation.name}"
+            refuse(rule, "", expected, live, line=line)

@@ -84,10 +84,14 @@ class NkiTensor(Views):
             self.storage.raw, self.dtype.dtype, self.offset, self.shape, self.strides
         )
 
+    def is_defined(self) -> bool:
+        """Whether every element was written."""
+        return self.storage.is_defined(self.itemsize, self.offset, self.shape, self.strides)
+
     def read(self, argument: str = "") -> Array:
         """The elements in storage dtype; refused if some were never written."""
         here = self.resolve()
-        if not self.storage.is_defined(self.itemsize, here.offset, here.shape, here.strides):
+        if not here.is_defined():
             refuse(
                 "read-undefined",
                 argument or "tensor",

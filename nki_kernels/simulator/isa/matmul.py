@@ -115,8 +115,7 @@ def nc_matmul(
 
 def _foreign(dst: NkiTensor) -> None:
     """accumulate=True onto what no matmul wrote."""
-    place = (dst.itemsize, dst.offset, dst.shape, dst.strides)
-    if not dst.storage.is_defined(*place):
+    if not dst.is_defined():
         refuse("accumulate-virgin", "accumulate", "a matmul that overwrites first", "virgin PSUM")
     elif current().generation.number < 4:
         refuse("accumulate-foreign", "accumulate", "a matmul's result below", "another's data")
