@@ -40,7 +40,7 @@ class Core:
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
     shared_used: int = 0
-    arguments: tuple[Any, ...] = ()
+    mail: dict[tuple[int, int, int], Array] = field(default_factory=dict)  # sendrecv
 
 
 @dataclass

@@ -31,6 +31,7 @@ REACH = {  # who may touch what [D]
     Engine.vector: {Buffer.sbuf, Buffer.psum},
     Engine.scalar: {Buffer.sbuf, Buffer.psum},
     Engine.gpsimd: {Buffer.sbuf},
+    Engine.sync: {Buffer.sbuf, Buffer.hbm, Buffer.shared_hbm, Buffer.private_hbm},
     Engine.dma: {Buffer.sbuf, Buffer.hbm, Buffer.shared_hbm, Buffer.private_hbm},
 }
 

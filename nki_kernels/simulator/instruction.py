@@ -59,7 +59,7 @@ class Instruction:
     checks: Sequence["Check"]
     choose: Callable[["Call"], Engine] | None
     signature: inspect.Signature
-    body: Callable[..., None]
+    body: Callable[..., Any]
 
 
 @dataclass
@@ -108,7 +108,7 @@ def instruction(
     engine_since: Mapping[Engine, int] | None = None,
     choose: Callable[[Call], Engine] | None = None,
     **operands: Operand,
-) -> Callable[[Callable[..., None]], Callable[..., NkiInstruction]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare an instruction; see the module's docstring.
 
     Args:
@@ -118,7 +118,7 @@ def instruction(
         operands: one `Operand` per tensor argument.
     """
 
-    def declare(body: Callable[..., None]) -> Callable[..., NkiInstruction]:
+    def declare(body: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(body)
         spec = Instruction(
             name=body.__name__,
@@ -135,7 +135,7 @@ def instruction(
         INSTRUCTIONS[spec.name] = spec
 
         @wraps(body)
-        def run(*args: Any, name: str | None = None, **kwargs: Any) -> NkiInstruction:
+        def run(*args: Any, name: str | None = None, **kwargs: Any) -> Any:
             return _run(spec, args, kwargs, name)
 
         named = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -147,7 +147,7 @@ def instruction(
     return declare
 
 
-def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> NkiInstruction:
+def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     context.set_op(spec.name)
     session, core = context.current(), context.core()
     if session.generation.number not in spec.generations:
@@ -174,10 +174,10 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> NkiInst
     for check in spec.checks:
         check(call)
     with np.errstate(all="ignore"):
-        spec.body(**call.arguments)
+        result = spec.body(**call.arguments)
     event = _event(call, name, core.index)
     session.ledger.record(event)
-    return NkiInstruction(event)
+    return NkiInstruction(event) if result is None else result
 
 
 def _check_enums(call: Call) -> None:
@@ -226,7 +226,7 @@ def _check_tensor(argument: str, tensor: NkiTensor, operand: Operand) -> None:
 
 def _engine(call: Call) -> Engine:
     asked = call.arguments.get("engine", Engine.unknown)
-    if asked is Engine.unknown or Engine.dma in call.of.engines:
+    if asked is Engine.unknown or call.of.engines.keys() & {Engine.dma, Engine.sync}:
         return call.of.choose(call) if call.of.choose else next(iter(call.of.engines))
     if asked not in call.of.engines:
         refuse("engine", "engine", ", ".join(e.name for e in call.of.engines), asked.name)
@@ -240,7 +240,7 @@ def _check_reach(call: Call) -> None:
     for argument, tensor in call.tensors():
         if tensor.buffer not in REACH[call.engine]:
             refuse("engine-buffer", argument, f"a buffer that {call.engine.name} reaches", tensor)
-        if tensor.on_chip and call.engine is not Engine.dma:
+        if tensor.on_chip and call.engine not in (Engine.dma, Engine.sync):
             _check_partitions(argument, tensor)
 
 

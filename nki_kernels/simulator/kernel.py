@@ -12,6 +12,7 @@ from nki_kernels.simulator.context import Core, Session, refuse
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import Line, kernel_line, text, without_simulator_frames
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
+from nki_kernels.simulator.launch import Lane, lockstep
 from nki_kernels.simulator.ledger import footprint
 from nki_kernels.simulator.memory import Buffer, Storage
 from nki_kernels.simulator.tensor import NkiTensor
@@ -57,7 +58,6 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     session = context.current()
     name = getattr(kernel.function, "__name__", "kernel")
     context.set_op(name)
-    cores = _cores(session, kernel.grid)
     bound = inspect.signature(kernel.function).bind(*args, **kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
@@ -66,15 +66,23 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         bound.arguments[argument] = _tensors(value, argument, mutable, copies)
     code = getattr(kernel.function, "__code__", None)
     line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
-    shared: list[Any] = []
-    result = None
-    for index in range(cores):
-        core = Core(index, cores, len(kernel.grid), shared=shared)
+    cores = _cores(session, kernel.grid)
+
+    def body(core: Core, lane: Lane | None) -> Any:
+        core.wait = lane.wait if lane is not None else None
         with context.running(session, core):
+            context.set_op(name)
             result = kernel.function(*bound.args, **bound.kwargs)
             context.set_op(name)
             _check_capacity(session, core, line)
-    with context.running(session, core):
+            return result
+
+    if len(cores) == 1:
+        result = body(cores[0], None)
+    else:
+        result = lockstep([functools.partial(body, core) for core in cores], line)[0]
+    context.set_op(name)
+    with context.running(session, cores[0]):
         arrays = _arrays(result, line)
     for original, copy in copies:
         if original.flags.writeable:
@@ -82,12 +90,15 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return arrays
 
 
-def _cores(session: Session, grid: tuple[int, ...]) -> int:
+def _cores(session: Session, grid: tuple[int, ...]) -> list[Core]:
+    """The cores of a launch, which share outputs and mail."""
     count = int(np.prod(grid)) if grid else 1
     allowed = session.generation.logical_cores
     if len(grid) > 1 or count not in allowed:
         refuse("value", "grid", f"one dimension of {' or '.join(map(str, allowed))} cores", grid)
-    return count
+    shared: list[Any] = []
+    mail: dict[tuple[int, int, int], Array] = {}
+    return [Core(index, count, len(grid), shared=shared, mail=mail) for index in range(count)]
 
 
 def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Array]]) -> Any:

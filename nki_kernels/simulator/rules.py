@@ -67,6 +67,7 @@ RULES = _table(
     ("tensor-value", A, "a tensor's values are not known while the kernel is built", API),
     ("accumulate-undefined", A, "an accumulator register was started before it is used", API),
     ("session", A, "instructions run inside a kernel", OURS),
+    ("core-barrier", A, "every core of the launch reaches the same barriers", API),
     ("argument-dtype", A, "arrays given to a kernel have a dtype of the device", API),
     ("read-undefined", S, "every element that is read was written before", API),
     ("accumulate-virgin", S, "accumulate=True adds to what a matmul wrote", API),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator.context import refuse
+from nki_kernels.simulator.context import current, refuse
 from nki_kernels.simulator.dtypes import Array
 
 
@@ -31,7 +31,13 @@ class RuntimeScalar:
 
 
 class VirtualRegister(RuntimeScalar):
-    """A register: `register_alloc`, or the index of a run-time loop. It has no arithmetic."""
+    """A register: `register_alloc`, or the index of a run-time loop. It has no arithmetic.
+
+    `while register:` and `if register:` are run-time control flow of the parser; not of the tracer.
+    """
+
+    def __bool__(self) -> bool:
+        return self.value != 0 if current().frontend == "parser" else bool(self._refused())
 
 
 class NkiScalar(RuntimeScalar):

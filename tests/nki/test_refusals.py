@@ -222,6 +222,7 @@ REFUSALS = [
     Refusal("tensor-value", run_time_if, about="a run-time scalar"),
     Refusal("tensor-value", lambda: range(NkiScalar(3)), about="range()"),
     Refusal("accumulate-undefined", continued_without_start),
+    Refusal("core-barrier", lambda: nisa.core_barrier(None)),
     Refusal("argument-dtype", lambda x: None, inputs=(np.ones((8, 8)),)),
     Refusal("read-undefined", lambda: C(sb(8, 8), sb(8, 8, value=False))),
     Refusal("read-undefined", lambda: hbm(8, 8), about="an output that nobody wrote"),

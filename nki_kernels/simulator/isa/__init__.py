@@ -18,6 +18,7 @@ from nki_kernels.simulator.isa.elementwise import (
 )
 from nki_kernels.simulator.isa.enums import (
     dge_mode,
+    dma_engine,
     engine,
     get_nc_version,
     matmul_perf_mode,
@@ -34,24 +35,38 @@ from nki_kernels.simulator.isa.reductions import (
     tensor_scalar_reduce,
     tensor_tensor_scan,
 )
+from nki_kernels.simulator.isa.runtime import (
+    core_barrier,
+    register_alloc,
+    register_load,
+    register_move,
+    register_store,
+    scalar_load,
+    scalar_store,
+    sendrecv,
+)
 from nki_kernels.simulator.isa.search import max8, nc_find_index8, nc_match_replace8
 from nki_kernels.simulator.isa.selection import range_select, select_reduce
 from nki_kernels.simulator.isa.statistics import bn_aggr, bn_stats
+from nki_kernels.simulator.scalars import VirtualRegister
 
 tensor_engine, vector_engine = Engine.tensor, Engine.vector
 scalar_engine, gpsimd_engine = Engine.scalar, Engine.gpsimd
-dma_engine, sync_engine, unknown_engine = Engine.dma, Engine.sync, Engine.unknown
+sync_engine, unknown_engine = Engine.sync, Engine.unknown
 
 globals().update(
     {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
 )
 
-__all__ = ["activation", "activation_reduce", "affine_select", "bn_aggr", "bn_stats", "dge_mode"]
-__all__ += ["dma_copy", "dma_engine", "dma_transpose", "engine", "exponential", "get_nc_version"]
-__all__ += ["gpsimd_engine", "iota", "matmul_perf_mode", "max8", "memset", "nc_find_index8"]
-__all__ += ["nc_match_replace8", "nc_matmul", "nc_n_gather", "nc_stream_shuffle", "nc_transpose"]
-__all__ += ["nc_version", "oob_mode", "range_select", "reciprocal", "reduce_cmd", "scalar_engine"]
-__all__ += ["scalar_tensor_tensor", "select_reduce", "sync_engine", "tensor_copy"]
+
+__all__ = ["VirtualRegister", "activation", "activation_reduce", "affine_select", "bn_aggr"]
+__all__ += ["bn_stats", "core_barrier", "dge_mode", "dma_copy", "dma_engine", "dma_transpose"]
+__all__ += ["engine", "exponential", "get_nc_version", "gpsimd_engine", "iota", "matmul_perf_mode"]
+__all__ += ["max8", "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_n_gather"]
+__all__ += ["nc_stream_shuffle", "nc_transpose", "nc_version", "oob_mode", "range_select"]
+__all__ += ["reciprocal", "reduce_cmd", "register_alloc", "register_load", "register_move"]
+__all__ += ["register_store", "scalar_engine", "scalar_load", "scalar_store"]
+__all__ += ["scalar_tensor_tensor", "select_reduce", "sendrecv", "sync_engine", "tensor_copy"]
 __all__ += ["tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce", "tensor_reduce"]
 __all__ += ["tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
 __all__ += ["tensor_tensor_scan", "unknown_engine", "vector_engine"]

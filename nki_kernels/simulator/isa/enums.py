@@ -34,6 +34,13 @@ class oob_mode(Enum):
     skip = auto()
 
 
+class dma_engine(Enum):
+    """Which queues `sendrecv` uses."""
+
+    dma = auto()
+    gpsimd_dma = auto()
+
+
 class matmul_perf_mode(Enum):
     """Performance modes of the tensor engine."""
 

@@ -15,11 +15,6 @@ REASONS = {
     **dict.fromkeys(
         ("dma_compute", "topk", "local_gather", "nonzero_with_count", "activate2"), "not yet"
     ),
-    **dict.fromkeys(("core_barrier", "sendrecv"), "not yet"),
-    **dict.fromkeys(
-        ("register_alloc", "register_move", "register_load", "register_store"), "not yet"
-    ),
-    **dict.fromkeys(("scalar_load", "scalar_store"), "not yet"),
 }
 
 

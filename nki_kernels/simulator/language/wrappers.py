@@ -7,6 +7,7 @@ call `nki.isa`.
 from typing import Any
 
 from nki_kernels.simulator import dtypes, isa
+from nki_kernels.simulator.alu import OPERATORS
 from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.language.creation import ndarray
 from nki_kernels.simulator.memory import Buffer
@@ -115,6 +116,10 @@ def max(x: NkiTensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> N
 def min(x: NkiTensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> NkiTensor:
     """Minimum over free axes."""
     return _reduce(FUNCTIONS["minimum"], x, axis, dtype, keepdims)
+
+
+for _reduction, _operator in ((sum, "add"), (prod, "multiply"), (max, "maximum"), (min, "minimum")):
+    setattr(_reduction, "operator", OPERATORS[_operator])  # noqa: B010  # `op=nl.max`
 
 
 def mean(x: NkiTensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> NkiTensor:
