@@ -149,6 +149,7 @@ def refuse(
     got: object,
     op: str | None = None,
     line: Line | None = None,
+    kind: type[NkiValidationError] = NkiValidationError,
 ) -> Any:
     """Raise `NkiValidationError` for a broken rule; warn once if it is a strict one and we are not.
 
@@ -157,7 +158,7 @@ def refuse(
     row, here = RULES[rule], current()
     where = text(line or kernel_line())
     name = op or getattr(_op, "name", "") or "nki"
-    error = NkiValidationError(name, argument, expected, str(got), row.name, where)
+    error = kind(name, argument, expected, str(got), row.name, where)
     if row.mode is Mode.ALWAYS or here.strict:
         raise error
     if (rule, where) not in here.warned:

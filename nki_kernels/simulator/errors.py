@@ -2,6 +2,7 @@
 
 NkiError
   NkiValidationError   (ValueError)           a rule of `rules.RULES` was broken
+    NkiNameError       (AttributeError)       a name that this version of NKI does not have
   NkiNotSimulated      (NotImplementedError)  exists on the device, not here
   NkiInstallError      (ImportError)          `install()` would shadow a real installation
 NkiWarning             (UserWarning)          a strict rule was broken in a session that is not
@@ -33,6 +34,10 @@ class NkiValidationError(NkiError, ValueError):
         self.got, self.rule, self.line = got, rule, line
         what = f"{op}({argument})" if argument else op
         super().__init__(f"{what}: expected {expected}, got {got} [{rule}] at {line}")
+
+
+class NkiNameError(NkiValidationError, AttributeError):
+    """A name that this version of NKI does not have."""
 
 
 class NkiNotSimulated(NkiError, NotImplementedError):

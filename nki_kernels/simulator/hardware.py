@@ -60,7 +60,7 @@ def _clock(tensor: float, vector: float, scalar: float, gpsimd: float) -> dict[E
 
 
 # How much of the nominal SBUF is usable is not published as a number; 16 KiB per partition are
-# held back on gen3 and gen4, whose sizes are called nominal [I].
+# held back on gen3 and gen4, whose sizes are called nominal [I]: refused in strict sessions only.
 GENERATIONS = {
     2: Generation(2, "trn1", 192 * KIB, 192 * KIB, _clock(2.8, 1.12, 1.4, 1.4), 272e9, 512, (1,)),
     3: Generation(3, "trn2", 224 * KIB, 208 * KIB, _clock(2.4, 0.96, 1.2, 1.2), 368e9, 512, (1, 2)),

@@ -31,6 +31,9 @@ def modules() -> dict[str, types.ModuleType]:
         "nki.isa.constants": _module("nki.isa.constants", enums),
         "nki.dtype": _module("nki.dtype", kinds),
         "nki.typing": nki_typing,
+        "nki.collectives": _module(
+            "nki.collectives", {"__getattr__": isa.not_simulated.collective}
+        ),
     }
     root = {name.split(".")[1]: module for name, module in found.items() if name.count(".") == 1}
     root |= {"jit": kernel.jit, "simulate": kernel.simulate, "tensor": NkiTensor}  # type: ignore[dict-item]

@@ -84,6 +84,7 @@ class Call:
 
 Check = Callable[[Call], None]
 INSTRUCTIONS: dict[str, Instruction] = {}
+OLD_ARGUMENTS = {"dtype", "mask"}
 
 
 class NkiInstruction:
@@ -155,6 +156,8 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
         refuse("generation", "", on, f"target {session.generation.name}")
     if session.nki < spec.since:
         refuse("nki-version", "", f"NKI {spec.since} or newer", session.nki)
+    if kwargs.keys() & OLD_ARGUMENTS:
+        kwargs = _without_old(kwargs)
     try:
         bound = spec.signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -178,6 +181,17 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     event = _event(call, name, core.index)
     session.ledger.record(event)
     return NkiInstruction(event) if result is None else result
+
+
+def _without_old(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of NKI 0.1 and 0.2 that change nothing are dropped: dst's own dtype, no mask."""
+    dst, kept = kwargs.get("dst"), dict(kwargs)
+    for name in OLD_ARGUMENTS & kwargs.keys():
+        value = kwargs[name]
+        if value is None or (name == "dtype" and isinstance(dst, NkiTensor) and dst.dtype == value):
+            refuse("old-argument", name, "no such argument", value)
+            del kept[name]
+    return kept
 
 
 def _check_enums(call: Call) -> None:

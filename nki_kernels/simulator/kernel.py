@@ -143,11 +143,12 @@ def _arrays(value: Any, line: Line) -> Any:
 
 
 def _check_capacity(session: Session, core: Core, line: Line) -> None:
-    limits = {
-        Buffer.sbuf: ("sbuf-capacity", session.generation.sbuf_usable),
-        Buffer.psum: ("psum-capacity", PSUM_BANKS * PSUM_BANK_BYTES),
-    }
-    for buffer, (rule, limit) in limits.items():
+    generation = session.generation
+    for buffer, rule, limit in (
+        (Buffer.sbuf, "sbuf-capacity", generation.sbuf_nominal),
+        (Buffer.sbuf, "sbuf-usable", generation.sbuf_usable),
+        (Buffer.psum, "psum-capacity", PSUM_BANKS * PSUM_BANK_BYTES),
+    ):
         peak, tiles = session.ledger.peak(buffer, core.index)
         if peak > limit:
             largest = sorted(tiles, key=footprint, reverse=True)[:5]
@@ -156,5 +157,5 @@ def _check_capacity(session: Session, core: Core, line: Line) -> None:
                 for tile in largest
             )
             live = f"{peak} bytes in {len(tiles)} live tiles, the largest: {listed}"
-            expected = f"<= {limit} bytes per partition on {session.generation.name}"
+            expected = f"<= {limit} bytes per partition on {generation.name}"
             refuse(rule, "", expected, live, line=line)

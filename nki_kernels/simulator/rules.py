@@ -35,7 +35,8 @@ API, ARCH, NOTES = "API reference", "architecture guide", "release notes"
 OURS = "decided here, the documentation is silent"
 
 RULES = _table(
-    ("sbuf-capacity", A, "live SBUF tiles fit the usable bytes of a partition", ARCH),
+    ("sbuf-capacity", A, "live SBUF tiles fit the nominal bytes of a partition", ARCH),
+    ("sbuf-usable", S, "live SBUF tiles fit what the compiler leaves of a partition", OURS),
     ("psum-capacity", A, "live PSUM tiles fit the 8 banks of 2 KiB of a partition", ARCH),
     ("psum-bank", A, "what a matmul writes lies in one 2 KiB bank (gen2, gen3)", ARCH),
     ("partitions", A, "at most 128 partitions", ARCH),
@@ -75,5 +76,6 @@ RULES = _table(
     ("undeclared-write", S, "an HBM input that is written is declared mutable", API),
     ("output-buffer", S, "outputs lie in shared_hbm", NOTES),
     ("memset-type", S, "the value's type is the tile's: float for float, int for int", API),
+    ("old-argument", S, "dtype= and mask= of older NKI are not given (without effect)", NOTES),
     ("numpy-operator", S, "operators are nl functions, not numpy's", API),
 )

@@ -208,6 +208,9 @@ REFUSALS = [
     Refusal("value", lambda: nisa.nc_stream_shuffle(sb(32, 8), sb(32, 8), [32] * 32)),
     Refusal("value", lambda: nisa.dma_transpose(sb(8, 8), hbm(8, 8), axes=(0, 1)), about="axes"),
     Refusal("signature", lambda: C(src=sb(8, 8))),
+    Refusal(
+        "signature", lambda: C(dst=sb(8, 8), src=sb(8, 8), dtype=nl.bfloat16), about="old dtype"
+    ),
     Refusal("signature", lambda: C(sb(8, 8), np.ones((8, 8))), about="an array"),
     Refusal("index-bounds", lambda: sb(8, 8)[:, 4:9]),
     Refusal("index-bounds", lambda: sb(8, 8)[8], about="an int"),
@@ -229,6 +232,8 @@ REFUSALS = [
     Refusal("accumulate-virgin", untouched_accumulate),
     Refusal("accumulate-foreign", foreign_accumulate),
     Refusal("undeclared-write", lambda x: nisa.dma_copy(x, sb(128, 64)), inputs=(X.copy(),)),
+    Refusal("sbuf-usable", lambda: nisa.memset(nl.ndarray((128, 54000), nl.float32), 1.0)),
+    Refusal("old-argument", lambda: C(dst=sb(8, 8), src=sb(8, 8), dtype=nl.float32)),
     Refusal("memset-type", lambda: nisa.memset(sb(8, 8, value=False), 0)),
     Refusal("memset-type", lambda: nisa.memset(sb(8, 8, dtype=nl.int32), 1.0), about="int tile"),
     Refusal("numpy-operator", lambda: nisa.tensor_tensor(sb(8, 8), sb(8, 8), sb(8, 8), np.add)),

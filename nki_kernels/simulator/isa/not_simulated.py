@@ -18,6 +18,13 @@ REASONS = {
 }
 
 
+def collective(name: str) -> Callable[..., NoReturn]:
+    """`nki.collectives.NAME`: kernels import them at the top and may never call them."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return refusing(f"nki.collectives.{name}", "collectives are not modelled")
+
+
 def refusing(name: str, reason: str) -> Callable[..., NoReturn]:
     """A function that says by its name that it is not simulated."""
 

@@ -20,6 +20,7 @@ from nki_kernels.simulator.dtypes import (
     uint16,
     uint32,
 )
+from nki_kernels.simulator.errors import NkiNameError
 from nki_kernels.simulator.isa.enums import get_nc_version, nc_version
 from nki_kernels.simulator.language.control import (
     NKIObject,
@@ -84,7 +85,8 @@ REMOVED = {
 def __getattr__(name: str) -> Any:
     """Names of NKI 0.1 are refused with what replaced them."""
     if name in REMOVED:
-        refuse("nki-version", "", REMOVED[name], "a name that NKI 0.2 removed", f"nl.{name}")
+        got = "a name that NKI 0.2 removed"
+        refuse("nki-version", "", REMOVED[name], got, f"nl.{name}", kind=NkiNameError)
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")
 
 

@@ -80,7 +80,7 @@ def _check_tile(
         refuse("dtype", "dtype", "a dtype of at most 32 bits on the chip", dtype, "ndarray")
     bytes_ = int(np.prod(shape[1:])) * dtype.itemsize
     sbuf = buffer is Buffer.sbuf
-    limit = session.generation.sbuf_usable if sbuf else PSUM_BANKS * PSUM_BANK_BYTES
+    limit = session.generation.sbuf_nominal if sbuf else PSUM_BANKS * PSUM_BANK_BYTES
     if bytes_ > limit:
         rule = "sbuf-capacity" if sbuf else "psum-capacity"
         got = f"{bytes_} for {shape} {dtype}{' ' + name if name else ''}"
