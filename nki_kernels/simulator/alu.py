@@ -138,6 +138,9 @@ _FUNCTIONS: dict[str, Callable[[Array], Any]] = {
     "negative": np.negative,
     "silu_dx": lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))),
     "gelu_dx": lambda x: 0.5 + 0.5 * _erf(x / math.sqrt(2)) + x * _normal(x),
+    "gelu_apprx_sigmoid_dx": lambda x: (
+        _sigmoid(1.702 * x) * (1 + 1.702 * x * (1 - _sigmoid(1.702 * x)))
+    ),
     "erf_dx": lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x),
     "tanh_dx": lambda x: 1 - np.tanh(x) ** 2,
     "sigmoid_dx": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),

@@ -18,7 +18,7 @@ class Dtype:
     """A dtype of the device. Equal to itself, to its name and to its numpy dtype."""
 
     def __init__(self, name: str, storage: Any, kind: str) -> None:
-        self.name, self.kind = name, kind  # kind: float, int, uint, bool
+        self.name, self.kind = name, kind  # kind: float, int, uint, bool, packed
         self.dtype = np.dtype(storage)  # numpy reads this attribute: np.zeros(2, nl.float32)
         self.itemsize = self.dtype.itemsize
 
@@ -27,13 +27,15 @@ class Dtype:
         """Whether a tile of it holds fractions."""
         return self.kind == "float"
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: Any) -> bool:
         if isinstance(other, Dtype):
             return self.name == other.name
         if isinstance(other, str):
             return self.name == other
         try:
-            return self.name != "tfloat32" and self.dtype == np.dtype(other)  # type: ignore[call-overload]
+            return (
+                self.name != "tfloat32" and self.kind != "packed" and self.dtype == np.dtype(other)
+            )
         except TypeError:
             return False
 
@@ -60,13 +62,19 @@ uint16 = Dtype("uint16", np.uint16, "uint")
 uint32 = Dtype("uint32", np.uint32, "uint")
 bool_ = Dtype("bool_", np.bool_, "bool")
 
+# Four MX elements in one; named for kernels that compare dtypes, tiles of them are not simulated.
+float8_e4m3fn_x4 = Dtype("float8_e4m3fn_x4", np.uint32, "packed")
+float8_e5m2_x4 = Dtype("float8_e5m2_x4", np.uint32, "packed")
+float4_e2m1fn_x4 = Dtype("float4_e2m1fn_x4", np.uint16, "packed")
+PACKED = (float8_e4m3fn_x4, float8_e5m2_x4, float4_e2m1fn_x4)
+
 ALL = (
     *(float32, tfloat32, bfloat16, float16, float8_e4m3, float8_e4m3fn, float8_e5m2),
     *(int8, int16, int32, int64, uint8, uint16, uint32, bool_),
 )
 FLOATS = frozenset(dtype for dtype in ALL if dtype.is_float)
 INTEGERS = frozenset(dtype for dtype in ALL if dtype.kind in ("int", "uint"))
-BY_NAME = {dtype.name: dtype for dtype in ALL} | {"bool": bool_}
+BY_NAME = {dtype.name: dtype for dtype in ALL + PACKED} | {"bool": bool_}
 _BY_STORAGE = {dtype.dtype: dtype for dtype in reversed(ALL) if dtype is not tfloat32}
 
 

@@ -68,18 +68,22 @@ class Call:
 
     of: Instruction
     arguments: dict[str, Any]
-    engine: Engine
+    engine: Engine = Engine.unknown
 
-    def tensors(self, *names: str) -> list[tuple[str, NkiTensor]]:
-        """The named arguments (all operands without names) that are tensors."""
-        found = []
-        for name in names or self.of.operands:
+    def __post_init__(self) -> None:
+        self._tensors: list[tuple[str, NkiTensor]] = []
+        for name in self.of.operands:
             value = self.arguments[name]
             if isinstance(value, NkiTensor):
-                found.append((name, value))
+                self._tensors.append((name, value))
             elif isinstance(value, (list, tuple)):
-                found += [(name, item) for item in value if isinstance(item, NkiTensor)]
-        return found
+                self._tensors += [(name, item) for item in value if isinstance(item, NkiTensor)]
+
+    def tensors(self, *names: str) -> list[tuple[str, NkiTensor]]:
+        """The operands (those named, in that order) that are tensors."""
+        if not names:
+            return self._tensors
+        return [pair for name in names for pair in self._tensors if pair[0] == name]
 
 
 Check = Callable[[Call], None]
@@ -163,7 +167,7 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     except TypeError as error:
         refuse("signature", "", f"{spec.name}{spec.signature}", error)
     bound.apply_defaults()
-    call = Call(spec, bound.arguments, Engine.unknown)
+    call = Call(spec, bound.arguments)
     _check_enums(call)
     for argument, operand in spec.operands.items():
         _check_operand(call, argument, operand)

@@ -74,9 +74,13 @@ class NkiTensor(Views):
 
     def extent(self) -> tuple[int, int]:
         """Lowest and highest element of the storage that the view reaches."""
-        spans = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
-        low = self.offset + sum(span for span in spans if span < 0)
-        return low, self.offset + sum(span for span in spans if span > 0)
+        low = high = self.offset
+        for count, stride in zip(self.shape, self.strides, strict=True):
+            if stride < 0:
+                low += (count - 1) * stride
+            else:
+                high += (count - 1) * stride
+        return low, high
 
     def array(self) -> Array:
         """The elements as a view of the storage, undefined ones too."""
@@ -126,9 +130,10 @@ class NkiTensor(Views):
         low, high = self.resolve().extent()
         size = self.itemsize
         if self.on_chip:
-            first, start = divmod(low, self.row)
-            free = sum((n - 1) * s for n, s in zip(self.shape[1:], self.strides[1:], strict=True))
-            region = (first, high // self.row + 1, start * size, (start + free + 1) * size)
+            row = self.row
+            first, start = divmod(low, row)
+            free = high - low - (self.shape[0] - 1) * self.strides[0]
+            region = (first, high // row + 1, start * size, (start + free + 1) * size)
         elif self.is_indirect():
             region = (0, 1, 0, self.storage.raw.size)
         else:

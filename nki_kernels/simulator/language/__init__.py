@@ -6,9 +6,12 @@ from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import (
     bfloat16,
     bool_,
+    float4_e2m1fn_x4,
     float8_e4m3,
     float8_e4m3fn,
+    float8_e4m3fn_x4,
     float8_e5m2,
+    float8_e5m2_x4,
     float16,
     float32,
     int8,
@@ -69,7 +72,7 @@ from nki_kernels.simulator.views import ds
 
 sbuf, psum, hbm = Buffer.sbuf, Buffer.psum, Buffer.hbm
 shared_hbm, private_hbm = Buffer.shared_hbm, Buffer.private_hbm
-MemoryRegion = Buffer
+MemoryRegion, tensor = Buffer, NkiTensor
 globals().update(FUNCTIONS)  # nl.add, nl.exp ...: the operators of `alu`
 
 REMOVED = {
@@ -90,12 +93,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")
 
 
-__all__ = ["MemoryRegion", "NKIObject", "NkiScalar", "NkiTensor", "VirtualRegister"]
-__all__ += ["affine_range", "bfloat16", "bool_", "broadcast_to", "device_print", "ds"]
-__all__ += ["dynamic_range", "empty_like", "expand_dims", "float8_e4m3", "float16", "float32"]
-__all__ += ["float8_e4m3fn", "float8_e5m2", "fori_loop", "full", "get_nc_version", "hbm", "int16"]
-__all__ += ["int8", "int32", "int64", "load", "load_transpose2d", "matmul", "max", "mean", "min"]
+__all__ = ["MemoryRegion", "NKIObject", "NkiNameError", "NkiScalar", "NkiTensor"]
+__all__ += ["VirtualRegister", "affine_range", "bfloat16", "bool_", "broadcast_to", "device_print"]
+__all__ += ["ds", "dynamic_range", "empty_like", "expand_dims", "float16", "float32"]
+__all__ += ["float4_e2m1fn_x4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4", "float8_e5m2"]
+__all__ += ["float8_e5m2_x4", "fori_loop", "full", "get_nc_version", "hbm", "int16", "int32"]
+__all__ += ["int8", "int64", "load", "load_transpose2d", "matmul", "max", "mean", "min"]
 __all__ += ["nc_version", "ndarray", "no_reorder", "num_programs", "ones", "private_hbm", "prod"]
 __all__ += ["program_id", "program_ndim", "psum", "sbuf", "sequential_range", "shared_constant"]
-__all__ += ["shared_hbm", "shared_identity_matrix", "static_range", "store", "sum", "tfloat32"]
-__all__ += ["tile_size", "transpose", "uint8", "uint16", "uint32", "where", "zeros", "zeros_like"]
+__all__ += ["shared_hbm", "shared_identity_matrix", "static_range", "store", "sum", "tensor"]
+__all__ += ["tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32", "where", "zeros"]
+__all__ += ["zeros_like"]
