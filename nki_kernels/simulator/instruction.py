@@ -60,6 +60,7 @@ class Instruction:
     choose: Callable[["Call"], Engine] | None
     signature: inspect.Signature
     body: Callable[..., Any]
+    defaults: Mapping[str, Any]
 
 
 @dataclass
@@ -136,6 +137,11 @@ def instruction(
             choose=choose,
             signature=signature,
             body=body,
+            defaults={
+                name: parameter.default
+                for name, parameter in signature.parameters.items()
+                if parameter.default is not parameter.empty
+            },
         )
         INSTRUCTIONS[spec.name] = spec
 
@@ -162,12 +168,7 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
         refuse("nki-version", "", f"NKI {spec.since} or newer", session.nki)
     if kwargs.keys() & OLD_ARGUMENTS:
         kwargs = _without_old(kwargs)
-    try:
-        bound = spec.signature.bind(*args, **kwargs)
-    except TypeError as error:
-        refuse("signature", "", f"{spec.name}{spec.signature}", error)
-    bound.apply_defaults()
-    call = Call(spec, bound.arguments)
+    call = Call(spec, _bind(spec, args, kwargs))
     _check_enums(call)
     for argument, operand in spec.operands.items():
         _check_operand(call, argument, operand)
@@ -185,6 +186,23 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     event = _event(call, name, core.index)
     session.ledger.record(event)
     return NkiInstruction(event) if result is None else result
+
+
+def _bind(spec: Instruction, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name, with defaults; refused as Python would, with the signature."""
+    given = dict(zip(spec.signature.parameters, args, strict=False))
+    bound = {**spec.defaults, **given, **kwargs}
+    if (
+        len(args) > len(spec.signature.parameters)
+        or given.keys() & kwargs.keys()
+        or bound.keys() != spec.signature.parameters.keys()
+    ):
+        try:
+            spec.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            names = ", ".join(spec.signature.parameters)
+            refuse("signature", "", f"{spec.name}({names})", error)
+    return bound
 
 
 def _without_old(kwargs: dict[str, Any]) -> dict[str, Any]:

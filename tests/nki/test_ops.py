@@ -10,6 +10,7 @@ import pytest
 
 from nki_kernels.simulator import isa as nisa
 from nki_kernels.simulator import language as nl
+from nki_kernels.simulator.instruction import INSTRUCTIONS
 from tests.nki.cases import CASES
 from tests.nki.cases.base import Case, P, normal
 from tests.nki.harness import Out, Psum, run
@@ -50,3 +51,20 @@ def test_reduce_res_inside_dst_keeps_the_sum() -> None:
     found = run({"x": x}, {"dst": Out((P, 8))}, call)["dst"]
     np.testing.assert_allclose(found[:, :1], x.sum(1, keepdims=True), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found[:, 1:], x[:, 1:])
+
+
+ELSEWHERE = {
+    *("dma_copy", "core_barrier", "sendrecv"),
+    *("register_move", "register_load", "register_store", "scalar_load", "scalar_store"),
+}  # in test_tensor, test_cores and test_language
+
+
+def test_every_instruction_has_a_row() -> None:
+    rows = {of.id.split("-")[0] for of in CASES} | {"bn_aggr"}
+    assert rows | ELSEWHERE == set(INSTRUCTIONS)
+
+
+def test_every_operand_of_an_instruction_is_an_argument_of_it() -> None:
+    for spec in INSTRUCTIONS.values():
+        assert set(spec.operands) | set(spec.operators) <= set(spec.signature.parameters), spec.name
+        assert spec.body.__doc__, spec.name
