@@ -206,6 +206,11 @@ REFUSALS = [
     Refusal("enum", lambda: C(sb(8, 8), sb(8, 8), engine=1)),
     Refusal("enum", lambda: nl.ndarray((8, 8), nl.float32, buffer="sbuf"), about="a string buffer"),
     Refusal("value", lambda: nisa.nc_stream_shuffle(sb(32, 8), sb(32, 8), [32] * 32)),
+    Refusal(
+        "value",
+        lambda: nisa.nc_stream_shuffle(sb(32, 8), sb(1, 8), [1] * 32),
+        about="shuffle beyond src",
+    ),
     Refusal("value", lambda: nisa.dma_transpose(sb(8, 8), hbm(8, 8), axes=(0, 1)), about="axes"),
     Refusal("signature", lambda: C(src=sb(8, 8))),
     Refusal(

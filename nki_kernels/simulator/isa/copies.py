@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nki_kernels.simulator.checks import elementwise, not_both_psum, same_dtype, same_partitions
+from nki_kernels.simulator.checks import elementwise, not_both_psum, same_dtype
 from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import bfloat16, float16, uint8, uint16, uint32
 from nki_kernels.simulator.hardware import Engine
@@ -83,12 +83,13 @@ def tensor_copy_predicated(
         dst.write(np.where(chosen, source, native(dst, "dst")))
 
 
-def _mask(call: Call) -> None:
-    mask, rows = call.arguments["shuffle_mask"], call.arguments["src"].shape[0]
+def _shuffle(call: Call) -> None:
+    (_, dst), (_, src) = call.tensors("dst", "src")
+    mask = call.arguments["shuffle_mask"]
     if len(mask) != QUADRANT:
         refuse("shape", "shuffle_mask", f"{QUADRANT} entries", len(mask))
-    if rows % QUADRANT:
-        refuse("size-limit", "src", f"a multiple of {QUADRANT} partitions", rows)
+    if src.free != dst.free:
+        refuse("element-count", "dst", f"{src.free} elements per partition, as src", dst)
     wrong = [entry for entry in mask if not (0 <= entry < QUADRANT or entry == LEAVE)]
     if wrong:
         refuse("value", "shuffle_mask", f"0..{QUADRANT - 1} or {LEAVE}", wrong[0])
@@ -98,12 +99,24 @@ def _mask(call: Call) -> None:
     Engine.vector,
     dst=Operand("write"),
     src=Operand("read"),
-    checks=[same_partitions("src", "dst"), elementwise("src", "dst"), _mask],
+    checks=[same_dtype("src", "dst"), _shuffle],
 )
 def nc_stream_shuffle(dst: NkiTensor, src: NkiTensor, shuffle_mask: Sequence[int]) -> None:
-    """In each quadrant of 32 partitions: row i gets row shuffle_mask[i]; 255 leaves it."""
-    values = native(src, "src") if src.dtype == dst.dtype else src.read32("src")
-    values = values.reshape(src.shape[0] // QUADRANT, QUADRANT, -1).copy()
-    for row, source in enumerate(shuffle_mask):
-        if source != LEAVE:
-            dst[row::QUADRANT].write(values[:, source])
+    """In each quadrant of 32 partitions: row i gets row shuffle_mask[i]; 255 leaves it.
+
+    src may have fewer partitions than dst as long as the mask stays inside them: a mask of zeros
+    spreads one row over a quadrant.
+    """
+    rows = np.arange(dst.shape[0])
+    entries = np.asarray(shuffle_mask)[rows % QUADRANT]
+    kept = rows[entries != LEAVE]
+    source = (kept - kept % QUADRANT) + entries[kept]
+    if source.size and source.max() >= src.shape[0]:
+        got = f"row {source.max()} of {src!r}"
+        refuse("value", "shuffle_mask", f"rows below {src.shape[0]}", got)
+    values = native(src, "src")[source]
+    if len(kept) == len(rows):
+        dst.write(values)
+        return
+    for row, value in zip(kept.tolist(), values, strict=True):
+        dst[row : row + 1].write(value)

@@ -73,6 +73,13 @@ CASES = [
         ),
     ),
     case(
+        "nc_stream_shuffle-of-one-row-spreads-it",
+        {"a": X},
+        Out((20, N)),
+        lambda t: nisa.nc_stream_shuffle(t.dst, t.a[32:33], [0] * 32),
+        lambda a: np.repeat(a[32:33], 20, axis=0),
+    ),
+    case(
         "iota",
         {},
         Out((P, 3, 4), nl.int32),
