@@ -54,7 +54,7 @@ def test_reduce_res_inside_dst_keeps_the_sum() -> None:
 
 
 ELSEWHERE = {
-    *("dma_copy", "core_barrier", "sendrecv"),
+    *("dma_copy", "dma_compute", "core_barrier", "sendrecv"),
     *("register_move", "register_load", "register_store", "scalar_load", "scalar_store"),
 }  # in test_tensor, test_cores and test_language
 

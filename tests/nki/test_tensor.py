@@ -171,3 +171,40 @@ def test_a_loop_index_is_an_offset() -> None:
     for nki in ("0.6", "0.7"):
         with session(target="trn2", nki=nki, strict=True):
             np.testing.assert_array_equal(jit(kernel)(table), table)
+
+
+def added(rows: list[int], *, unique: bool) -> Any:
+    """Ones added to some rows of a table by dma_compute."""
+
+    def kernel(t: Any, i: Any) -> Any:
+        at, ones = nl.load(i), nl.ones((len(rows), 8), nl.bfloat16)
+        out = nl.ndarray(t.shape, t.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, t)
+        view = out.ap([[8, len(rows)], [1, 8]], vector_offset=at)
+        nisa.dma_compute(view, [view, ones], nl.add, unique_indices=unique)
+        return out
+
+    table = np.arange(40, dtype=np.float32).reshape(5, 8)
+    with session(target="trn2", strict=True):
+        return jit(kernel)(table, np.array(rows, np.int32).reshape(-1, 1)) - table
+
+
+def test_a_dma_adds_to_rows_and_equal_rows_add_up_when_asked() -> None:
+    np.testing.assert_array_equal(added([3, 1], unique=True)[:, 0], [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(added([3, 1, 3], unique=False)[:, 0], [0, 1, 0, 2, 0])
+
+
+def test_a_dma_adds_gathered_rows_to_a_tile() -> None:
+    table = np.arange(40, dtype=np.float32).reshape(5, 8)
+
+    def kernel(t: Any, i: Any) -> Any:
+        tile = nl.ones((2, 8), nl.float32)
+        rows = t.ap([[8, 2], [1, 8]], vector_offset=nl.load(i))
+        nisa.dma_compute(tile, [tile, rows, tile], nl.add)
+        out = nl.ndarray(tile.shape, tile.dtype, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    with session(target="trn2", strict=True):
+        found = jit(kernel)(table, np.array([[4], [2]], np.int32))
+    np.testing.assert_array_equal(found, table[[4, 2]] + 2)

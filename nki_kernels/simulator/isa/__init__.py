@@ -10,6 +10,7 @@ from nki_kernels.simulator.isa.copies import (
     tensor_copy_predicated,
 )
 from nki_kernels.simulator.isa.dma import dma_copy, dma_transpose
+from nki_kernels.simulator.isa.dma_sum import dma_compute
 from nki_kernels.simulator.isa.elementwise import (
     reciprocal,
     scalar_tensor_tensor,
@@ -58,15 +59,14 @@ globals().update(
     {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
 )
 
-
 __all__ = ["VirtualRegister", "activation", "activation_reduce", "affine_select", "bn_aggr"]
-__all__ += ["bn_stats", "core_barrier", "dge_mode", "dma_copy", "dma_engine", "dma_transpose"]
-__all__ += ["engine", "exponential", "get_nc_version", "gpsimd_engine", "iota", "matmul_perf_mode"]
-__all__ += ["max8", "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_n_gather"]
-__all__ += ["nc_stream_shuffle", "nc_transpose", "nc_version", "oob_mode", "range_select"]
-__all__ += ["reciprocal", "reduce_cmd", "register_alloc", "register_load", "register_move"]
-__all__ += ["register_store", "scalar_engine", "scalar_load", "scalar_store"]
-__all__ += ["scalar_tensor_tensor", "select_reduce", "sendrecv", "sync_engine", "tensor_copy"]
-__all__ += ["tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce", "tensor_reduce"]
-__all__ += ["tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
-__all__ += ["tensor_tensor_scan", "unknown_engine", "vector_engine"]
+__all__ += ["bn_stats", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine"]
+__all__ += ["dma_transpose", "engine", "exponential", "get_nc_version", "gpsimd_engine", "iota"]
+__all__ += ["matmul_perf_mode", "max8", "memset", "nc_find_index8", "nc_match_replace8"]
+__all__ += ["nc_matmul", "nc_n_gather", "nc_stream_shuffle", "nc_transpose", "nc_version"]
+__all__ += ["oob_mode", "range_select", "reciprocal", "reduce_cmd", "register_alloc"]
+__all__ += ["register_load", "register_move", "register_store", "scalar_engine", "scalar_load"]
+__all__ += ["scalar_store", "scalar_tensor_tensor", "select_reduce", "sendrecv", "sync_engine"]
+__all__ += ["tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce"]
+__all__ += ["tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce"]
+__all__ += ["tensor_tensor", "tensor_tensor_scan", "unknown_engine", "vector_engine"]

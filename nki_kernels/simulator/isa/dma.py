@@ -55,28 +55,30 @@ def dma_copy(
     (dst); a row outside is an error, or leaves dst untouched with `oob_mode.skip`.
     """
     if src.is_indirect():
-        values, inside = _gather(src, oob_mode)
+        values, inside = gather(src, oob_mode)
     else:
         values, inside = src.read("src"), None
     if dst.dtype != src.dtype:
         values = cast(values.astype(np.float32), dst.dtype)
     if dst.is_indirect():
-        _scatter(dst, values, oob_mode)
+        scatter(dst, values, oob_mode)
     elif inside is None or inside.all():
         dst.write(values)
     elif inside.any():
-        _write_rows(dst, values, inside)
+        write_rows(dst, values, inside)
 
 
-def _inside(tensor: NkiTensor, inside: Array, mode: oob_modes, argument: str) -> None:
+def refuse_outside(inside: Array, mode: oob_modes, argument: str) -> None:
+    """Refuse rows outside the tensor unless they are to be skipped."""
     if mode is oob_modes.error and not inside.all():
         row = int(np.argmin(inside))
         refuse("dma-bounds", argument, "rows inside the tensor", f"row of partition {row} outside")
 
 
-def _gather(src: NkiTensor, mode: oob_modes) -> tuple[Array, Array]:
+def gather(src: NkiTensor, mode: oob_modes) -> tuple[Array, Array]:
+    """The elements of an indirect view, and which of its rows lie inside."""
     places, inside = indirect_places(src)
-    _inside(src, inside, mode, "src")
+    refuse_outside(inside, mode, "src")
     flat = src.storage.raw.view(src.dtype.dtype)
     defined = src.storage.defined
     if defined is not None and not defined.reshape(-1, src.itemsize)[places[inside], 0].all():
@@ -84,16 +86,17 @@ def _gather(src: NkiTensor, mode: oob_modes) -> tuple[Array, Array]:
     return flat[places], inside
 
 
-def _scatter(dst: NkiTensor, values: Array, mode: oob_modes) -> None:
+def scatter(dst: NkiTensor, values: Array, mode: oob_modes) -> None:
+    """Write values of dst's dtype to the rows of an indirect view."""
     places, inside = indirect_places(dst)
-    _inside(dst, inside, mode, "dst")
+    refuse_outside(inside, mode, "dst")
     chosen, storage = places[inside], dst.storage
     storage.raw.view(dst.dtype.dtype)[chosen] = values.reshape(places.shape)[inside]
     if storage.defined is not None:
         storage.defined.reshape(-1, dst.itemsize)[chosen] = 1
 
 
-def _write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
+def write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
     """Write the gathered rows that were inside; needs the row axis to be dst's axis 0."""
     if dst.shape[0] != inside.size:
         refuse("shape", "dst", f"{inside.size} rows on axis 0 with oob_mode.skip", dst)
@@ -137,7 +140,7 @@ def dma_transpose(
 ) -> None:
     """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
     if src.is_indirect():
-        values, inside = _gather(src, oob_modes.error)
+        values, inside = gather(src, oob_modes.error)
         assert inside.all()
     else:
         values = src.read("src")

@@ -12,9 +12,7 @@ REASONS = {
     ),
     **dict.fromkeys(("quantize_mx", "nc_matmul_mx"), "the MX formats are not modelled"),
     "sequence_bounds": "its meaning is not published in full",
-    **dict.fromkeys(
-        ("dma_compute", "topk", "local_gather", "nonzero_with_count", "activate2"), "not yet"
-    ),
+    **dict.fromkeys(("topk", "local_gather", "nonzero_with_count", "activate2"), "not yet"),
 }
 
 
