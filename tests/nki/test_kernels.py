@@ -6,7 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nki_kernels.simulator import NkiNotSimulated, Session
+from nki_kernels.simulator import NkiNotSimulated, Session, jit
+from nki_kernels.simulator import isa as nisa
+from nki_kernels.simulator import language as nl
 from tests.nki.kernels.matmul import matmul_tiled
 from tests.nki.kernels.rmsnorm import rmsnorm
 from tests.nki.kernels.selective_scan import selective_scan_v1
@@ -63,6 +65,24 @@ def test_the_ledger_lists_what_ran(strict: Session) -> None:
     assert events[2].reads[1].shape == (128, 512)
     assert events[4].bytes == 128 * 512 * 4
     assert events[2].line[0].endswith("kernels/matmul.py")
+
+
+def test_an_event_knows_regions_names_and_what_it_waits_for(strict: Session) -> None:
+    def kernel() -> None:
+        tile = nl.ndarray((128, 8), nl.bfloat16)
+        first = nisa.memset(tile[:, 0:4], 1.0, name="left")
+        second = nisa.memset(tile[64:96, 4:8], 2.0)
+        assert second.depends_on(first) is second
+        nisa.tensor_copy(tile[0:32, 4:8], tile[64:96, 4:8], engine=nisa.engine.gpsimd)
+
+    jit(kernel)()
+    left, right, copy = strict.ledger.events
+    assert (left.name, left.free, left.writes[0].region) == ("left", 4, (0, 128, 0, 8))
+    assert right.writes[0].region == (64, 96, 8, 16)
+    assert right.after == (left.index,)
+    assert copy.engine is nisa.engine.gpsimd
+    assert copy.reads[0].region == right.writes[0].region
+    assert left.writes[0].storage == copy.writes[0].storage
 
 
 def test_not_simulated_says_its_name() -> None:

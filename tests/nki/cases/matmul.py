@@ -37,6 +37,17 @@ CASES = [
         lambda a, b: (3 * a.T @ b, 2 * a.T @ b),
     ),
     case(
+        "nc_matmul-another-engine's-write-ends-the-accumulation",
+        {"a": normal(P, 24), "b": normal(P, 50)},
+        Out((24, 50), buffer=nl.psum),
+        lambda t: [
+            nisa.nc_matmul(t.dst, t.a, t.b),
+            nisa.memset(t.dst[:, 0:20], 7.0),
+            nisa.nc_matmul(t.dst, t.a, t.b),
+        ],
+        lambda a, b: a.T @ b * np.where(np.arange(50) < 20, 1, 2),
+    ),
+    case(
         "nc_matmul-auto-accumulates-per-region",
         {"a": normal(P, 24), "b": normal(P, 50)},
         Out((24, 50), buffer=nl.psum),
