@@ -108,7 +108,13 @@ def session(
         strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
         frontend: which Python a kernel may use: "parser" (before 0.7) or "tracer".
     """
-    made = make(target, nki, strict, frontend)
+    with using(make(target, nki, strict, frontend)) as made:
+        yield made
+
+
+@contextmanager
+def using(made: Session) -> Iterator[Session]:
+    """Run the kernels of the block in a session made before."""
     token = _session.set(made)
     try:
         yield made
