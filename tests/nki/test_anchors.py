@@ -1,10 +1,13 @@
 """The three steps of the Mamba tutorial compute the scan, and cost what their structure says."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.nki_anchors import ANCHORS, line
+from benchmarks.report import RESULTS
 from nki_kernels.simulator import Session, session
 from tests.nki.kernels.mamba import mamba_v1, mamba_v2, mamba_v3
 from tests.nki.test_kernels import scan_reference
@@ -47,3 +50,16 @@ def test_only_v1_loads_delta_and_u_for_every_state() -> None:
         moved[name] = next(r.bytes for r in run.report().cores[0].engines if r.engine == "dma")
     assert moved["v2"] == moved["v3"]
     assert moved["v1"] - moved["v2"] == 3 * 2 * 256 * 512 * 4  # three more loads of both
+
+
+def test_the_page_of_results_is_of_this_model() -> None:
+    stored = json.loads((RESULTS / "nki_anchors.json").read_text())
+    assert stored["label"] == "modelled, not measured"
+    rows = {(row["kernel"], row["channels"], row["tokens"]): row for row in stored["rows"]}
+    assert set(rows) == {(a.kernel, a.channels, a.tokens) for a in ANCHORS}
+    smallest = line(ANCHORS[0])
+    assert rows["mamba_v1", 256, 512]["modelled_us"] == pytest.approx(smallest.modelled_us)
+    for row in rows.values():
+        assert row["modelled_us"] >= row["lower_bound_us"]
+        assert row["refused"] == (row["kernel"] == "mamba_v2" and row["tokens"] == 8192)
+        assert row["refused"] or 0.6 <= row["ratio"] <= 1.6

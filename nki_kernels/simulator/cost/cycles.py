@@ -171,7 +171,7 @@ def _gpsimd(count: float) -> Formula:
 
 
 def _topk(event: Event, generation: Generation) -> float:
-    return 4 * float(event.attributes["n"]) + operand(event, "val_dst").free
+    return 4 * float(event.attributes["n"]) + event.writes[0].free
 
 
 def _exponential(event: Event, generation: Generation) -> float:
