@@ -20,6 +20,7 @@ from nki_kernels.simulator.ledger import Event
 from nki_kernels.simulator.memory import Buffer
 
 Resource = tuple[int, str]  # core, name
+CORES = (0, 1)  # of a launch
 MEETINGS = ("core_barrier", "sendrecv")
 
 
@@ -128,19 +129,23 @@ class _Scheduler:
         self.busy: dict[Resource, float] = {}
         self.steps: dict[int, Step] = {}
         self.chains: dict[int, tuple[float, float]] = {}  # end and result of the longest chain
-        self.floor: dict[int, float] = {}  # per core: a barrier's end
-        self.chain_floor: dict[int, float] = {}
+        # Per core, in the schedule and with engines without limit: before which nothing starts,
+        # and the last result.
+        self.floor: dict[int, tuple[float, float]] = {}
+        self.latest: dict[int, tuple[float, float]] = {}
 
     def launch(self) -> None:
         """A new launch starts when everything before it has ended."""
-        end = max((step.done for step in self.steps.values()), default=0.0)
-        chain = max((done for _, done in self.chains.values()), default=0.0)
-        for core in {step.event.core for step in self.steps.values()} | {0, 1}:
-            self.floor[core], self.chain_floor[core] = end, chain
+        self.floor = dict.fromkeys(CORES, self.last(CORES))
+
+    def last(self, cores: Iterable[int]) -> tuple[float, float]:
+        """The last result of the cores."""
+        found = [self.latest.get(core, (0.0, 0.0)) for core in cores]
+        return max(at for at, _ in found), max(chain for _, chain in found)
 
     def ready(self, event: Event) -> tuple[float, float]:
         """When its data is there: in the schedule, and with engines without limit."""
-        at, chain = self.floor.get(event.core, 0.0), self.chain_floor.get(event.core, 0.0)
+        at, chain = self.floor.get(event.core, (0.0, 0.0))
         for index, kind in self.tracker.wait_for(event):
             producer = self.steps[index]
             same = producer.event.engine is event.engine is not Engine.dma
@@ -170,23 +175,23 @@ class _Scheduler:
             *(event, start, end, end + cost.latency), *(cost.cycles, cost.transfer)
         )
         self.chains[event.index] = (chain + cost.busy, chain + cost.busy + cost.latency)
+        at, longest = self.latest.get(event.core, (0.0, 0.0))
+        done, chain = self.steps[event.index].done, self.chains[event.index][1]
+        self.latest[event.core] = max(at, done), max(longest, chain)
 
     def meet(self, events: Sequence[Event]) -> None:
         """Cores that wait for each other: all start when the last one could."""
         ready = [self.ready(event) for event in events]
         at, chain = max(r[0] for r in ready), max(r[1] for r in ready)
-        if events[0].op == "core_barrier":
-            cores = {event.core for event in events}
-            before = [s for s in self.steps.values() if s.event.core in cores]
-            at = max([at, *(step.done for step in before)])
-            chain = max([chain, *(self.chains[s.event.index][1] for s in before)])
+        cores = {event.core for event in events}
+        barrier = events[0].op == "core_barrier"
+        if barrier:
+            before = self.last(cores)
+            at, chain = max(at, before[0]), max(chain, before[1])
         for event in events:
             self.place(event, at, chain)
-        if events[0].op == "core_barrier":
-            end = max(self.steps[event.index].done for event in events)
-            chain = max(self.chains[event.index][1] for event in events)
-            for event in events:
-                self.floor[event.core], self.chain_floor[event.core] = end, chain
+        if barrier:
+            self.floor |= dict.fromkeys(cores, self.last(cores))
 
 
 def schedule(
@@ -205,7 +210,7 @@ def schedule(
         else:
             run.place(event, *run.ready(event))
     steps = [run.steps[event.index] for event in events]
-    return Schedule(steps, run.busy, max((d for _, d in run.chains.values()), default=0.0))
+    return Schedule(steps, run.busy, run.last(CORES)[1])
 
 
 def _meetings(events: Sequence[Event]) -> dict[int, list[Event]]:
