@@ -158,6 +158,17 @@ def test_another_part_of_the_tile_does_not_wait() -> None:
     assert write.start < read.end
 
 
+def test_an_engine_runs_in_program_order() -> None:
+    def kernel() -> None:
+        slow, fast = nl.ndarray((128, 4096), nl.float32), nl.ndarray((128, 8), nl.float32)
+        nisa.iota(slow, [[1, 4096]])
+        nisa.reciprocal(slow, slow)
+        nisa.memset(fast, 1.0, engine=V)  # could run at once, but stands behind in VectorE's queue
+
+    _, waiting, behind = scheduled(kernel).steps
+    assert behind.start == pytest.approx(waiting.end)
+
+
 def test_depends_on_is_obeyed() -> None:
     def kernel() -> None:
         slow = nisa.iota(nl.ndarray((128, 4096), nl.float32), [[1, 4096]])
@@ -177,9 +188,24 @@ def test_column_blocks_of_one_hbm_tensor_do_not_meet() -> None:
 
     left, right, across = (event.writes[0] for event in ran(kernel, ONES).events)
     assert not overlap(left, right)
+    assert not overlap(right, left)
     assert overlap(left, across)
     assert overlap(across, right)
     assert left.region[3] > right.region[2]  # as spans of bytes they do meet
+
+
+def test_a_column_block_does_not_stand_for_what_lies_between_its_rows() -> None:
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray((128, 512), nl.float32, buffer=nl.shared_hbm)
+        back = nl.ndarray((127, 256), nl.float32)
+        nisa.dma_copy(out[0:127, 256:512], x[0:127, 256:512])
+        nisa.dma_copy(out[:, 0:256], x[:, 0:256])  # as a span of bytes it covers the first
+        nisa.dma_copy(back, out[0:127, 256:512])
+        nisa.dma_copy(out[127:128, 256:512], x[127:128, 256:512])
+        return out
+
+    events, tracker = ran(kernel, ONES).events, Tracker()
+    assert [tracker.wait_for(event) for event in events] == [set(), set(), {(0, Kind.RAW)}, set()]
 
 
 def test_a_dma_is_used_after_its_latency() -> None:
@@ -258,6 +284,21 @@ def test_cores_wait_for_each_other_at_a_barrier() -> None:
         assert meeting.start == pytest.approx(slow.done)
         assert core[-1].start >= meeting.done
     assert steps[0][1].start == pytest.approx(steps[1][1].start)  # before it they run side by side
+
+
+def test_a_barrier_waits_for_work_that_has_nothing_to_do_with_its_data() -> None:
+    def kernel() -> None:
+        tile = nl.ndarray((128, 512), nl.float32)
+        nisa.memset(tile, 1.0, engine=V)
+        for _ in range(1 + 5 * nl.program_id(0)):
+            nisa.reciprocal(tile, tile)
+        nisa.core_barrier(None, (0, 1))
+
+    found = scheduled(kernel, cores=2)
+    last = max(step.done for step in found.steps if step.event.op == "reciprocal")
+    meetings = [step.start for step in found.steps if step.event.op == "core_barrier"]
+    assert meetings == pytest.approx([last, last])
+    assert found.critical_path == pytest.approx(found.length)
 
 
 def test_an_exchange_starts_when_both_are_ready() -> None:
