@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nki_kernels.simulator import Session
-from tests.nki.kernels import matmul_stages
+from tests.nki.kernels import matmul_stages, reshaping
 
 FP32, BF16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 BOTH = pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
@@ -63,3 +63,61 @@ def test_a_matmul_on_two_cores(strict: Session, dtype: Any) -> None:
     left, right = wide(lhsT, rhs)
     check(found, left.T @ right, dtype)
     assert {event.core for event in strict.ledger.events} == {0, 1}
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(128, 128), (300, 70), (64, 257)])
+@pytest.mark.parametrize("way", list(reshaping.Way))
+def test_a_transpose_is_exact(strict: Session, way: Any, shape: Any, dtype: Any) -> None:
+    x = normal(*shape, dtype=dtype, scale=1e30)
+    np.testing.assert_array_equal(reshaping.transpose(x, way=way), x.T)
+
+
+@BOTH
+@pytest.mark.parametrize(("rows", "inner"), [(128, (4, 8)), (150, (7, 3))])
+def test_a_transpose_of_free_axes(strict: Session, rows: int, inner: Any, dtype: Any) -> None:
+    x = normal(rows, inner[0] * inner[1], dtype=dtype)
+    expected = x.reshape(rows, *inner).swapaxes(1, 2).reshape(x.shape)
+    np.testing.assert_array_equal(reshaping.transpose_inner(x, shape2D=inner), expected)
+
+
+@BOTH
+@pytest.mark.parametrize(("shape", "pool"), [((32, 8, 8), 2), ((130, 9, 15), 3)])
+def test_average_pooling(strict: Session, shape: Any, pool: int, dtype: Any) -> None:
+    x = normal(*shape, dtype=dtype)
+    C, H, W = shape
+    (windows,) = wide(x.reshape(C, H // pool, pool, W // pool, pool))
+    check(reshaping.average_pool(x, pool), windows.mean((2, 4)), dtype)
+
+
+@BOTH
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (2, 2)])
+def test_max_pooling(strict: Session, kernel: int, stride: int, dtype: Any) -> None:
+    x = normal(130, 13, 11, dtype=dtype, scale=1e6)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))
+    expected = windows[:, ::stride, ::stride].max((3, 4))
+    np.testing.assert_array_equal(reshaping.max_pool(x, kernel, stride), expected)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(128, 512), (3, 50, 700), (200, 1)])
+def test_a_cumulative_sum(strict: Session, shape: Any, dtype: Any) -> None:
+    x = normal(*shape, dtype=dtype)
+    check(reshaping.cumsum(x), x.astype(np.float64).cumsum(-1), dtype)
+
+
+@BOTH
+def test_a_cumulative_sum_in_one_instruction(strict: Session, dtype: Any) -> None:
+    x = normal(100, 900, dtype=dtype)
+    check(reshaping.cumsum_one_pass(x), x.astype(np.float64).cumsum(1), dtype)
+
+
+@BOTH
+@pytest.mark.parametrize(("rows", "columns", "fold"), [(32, 512, 4), (70, 1000, 8), (3, 64, 1)])
+def test_a_cascaded_maximum(
+    strict: Session, rows: int, columns: int, fold: int, dtype: Any
+) -> None:
+    x = np.round(normal(rows, columns, scale=3)).astype(dtype)  # small integers: many ties
+    values, indices = reshaping.cascaded_max(x, fold=fold)
+    np.testing.assert_array_equal(values[:, 0], x.max(1))
+    np.testing.assert_array_equal(indices[:, 0], x.argmax(1))
