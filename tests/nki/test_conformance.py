@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nki_kernels.simulator import Session
-from tests.nki.kernels import matmul_stages, reshaping
+from nki_kernels.simulator import language as nl
+from tests.nki.kernels import matmul_stages, recurrences, reshaping, rope
 
 FP32, BF16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 BOTH = pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
@@ -121,3 +122,119 @@ def test_a_cascaded_maximum(
     values, indices = reshaping.cascaded_max(x, fold=fold)
     np.testing.assert_array_equal(values[:, 0], x.max(1))
     np.testing.assert_array_equal(indices[:, 0], x.argmax(1))
+
+
+def linear_scan(decay: Any, x: Any, state: Any) -> Any:
+    out = np.zeros_like(x)
+    for t in range(x.shape[-1]):
+        state = decay[..., t] * state + x[..., t]
+        out[..., t] = state
+    return out, state
+
+
+@BOTH
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("start", [True, False])
+@pytest.mark.parametrize("shape", [(1, 128, 512), (2, 150, 700)])
+def test_a_linear_scan(strict: Session, shape: Any, start: bool, cores: int, dtype: Any) -> None:
+    decay = np.random.default_rng(0).uniform(0.5, 1.0, shape).astype(dtype)
+    x = normal(*shape, dtype=dtype)
+    initial = normal(*shape[:2], scale=1e3) if start else None
+    found, state = recurrences.linear_scan[cores](decay, x, initial)
+    first = initial.astype(np.float64) if start else np.zeros(shape[:2])
+    expected, last = linear_scan(*wide(decay, x), first)
+    check(found, expected, dtype)
+    check(state, last, FP32)
+
+
+@BOTH
+@pytest.mark.parametrize(("channels", "length"), [(128, 64), (200, 600)])
+def test_a_selective_scan_with_states(
+    strict: Session, channels: int, length: int, dtype: Any
+) -> None:
+    S, rng = 3, np.random.default_rng(1)
+    dt = rng.uniform(0.01, 0.3, (channels, length)).astype(dtype)
+    A = -rng.uniform(0.5, 4, (channels, S)).astype(np.float32)
+    u, z = (normal(channels, length, dtype=dtype, seed=seed) for seed in (2, 3))
+    B, C = (normal(S, length, dtype=dtype, seed=seed) for seed in (4, 5))
+    D, initial = normal(channels, dtype=dtype), normal(channels, S, scale=10)
+    found, state = recurrences.selective_scan(dt, u, A, B, C, D, z, initial)
+    dt, u, A, B, C, D, z, initial = wide(dt, u, A, B, C, D, z, initial)
+    decay, inputs = np.exp(dt[:, None] * A[:, :, None]), (dt * u)[:, None] * B
+    states, last = linear_scan(decay, inputs, initial)
+    y = ((states * C).sum(1) + D[:, None] * u) * z / (1 + np.exp(-z))
+    check(found, y, dtype)
+    check(state, last, FP32)
+
+
+@BOTH
+@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize(("shape", "taps"), [((2, 128, 64), 4), ((1, 200, 333), 3), ((1, 5, 2), 4)])
+def test_a_depthwise_convolution(
+    strict: Session, shape: Any, taps: int, with_state: bool, dtype: Any
+) -> None:
+    B, C, L = shape
+    x, weight = normal(*shape, dtype=dtype), normal(C, taps, dtype=dtype)
+    bias = normal(C, dtype=dtype) if with_state else None
+    state = normal(B, C, taps - 1, dtype=dtype) if with_state else None
+    activation = nl.silu if with_state else None
+    found, last = recurrences.depthwise_conv1d(x, weight, bias, state, activation=activation)
+    before = np.zeros((B, C, taps - 1), dtype) if state is None else state
+    padded = np.concatenate([before, x], axis=2)
+    np.testing.assert_array_equal(last, padded[:, :, L:])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=2)
+    expected = (windows.astype(np.float64) * weight.astype(np.float64)[:, None]).sum(-1)
+    if bias is not None:
+        expected = expected + bias.astype(np.float64)[:, None]
+        expected = expected / (1 + np.exp(-expected))
+    check(found, expected, dtype)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("c_in", "c_out", "taps", "options"),
+    [
+        (128, 128, 3, {"padding": (1, 1)}),
+        (150, 70, 5, {"stride": 2, "padding": (2, 0)}),
+        (6, 200, 3, {"dilation": 3, "stride": 3, "padding": (4, 5)}),
+    ],
+)
+def test_a_general_convolution(
+    strict: Session, capsys: Any, c_in: int, c_out: int, taps: int, options: Any, dtype: Any
+) -> None:
+    x, weight = normal(2, c_in, 90, dtype=dtype), normal(c_out, c_in, taps, dtype=dtype)
+    bias = normal(c_out, dtype=dtype)
+    found = recurrences.conv1d(x, weight, bias, **options)
+    assert capsys.readouterr().out == (
+        f"conv1d: B=2 c_in={c_in} c_out={c_out} K={taps} -> {found.shape[2]}\n"
+    )
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), options["padding"]))
+    dilation, stride = options.get("dilation", 1), options.get("stride", 1)
+    reach = dilation * (taps - 1) + 1
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=2)
+    windows = windows[:, :, ::stride, ::dilation]
+    expected = np.einsum("bilk,oik->bol", windows, weight.astype(np.float64))
+    check(found, expected + bias.astype(np.float64)[:, None], dtype)
+
+
+@BOTH
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("pairs", list(rope.Pairs))
+@pytest.mark.parametrize("shape", [(128, 2, 64), (200, 3, 10)])
+def test_rotary_embedding(
+    strict: Session, shape: Any, pairs: Any, backward: bool, dtype: Any
+) -> None:
+    L, _, d = shape
+    x = normal(*shape, dtype=dtype, scale=100)
+    angle = np.arange(L)[:, None] * 1e4 ** (-np.arange(d // 2) / (d // 2))
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    found = rope.rope(x, cos, sin, pairs=pairs, backward=backward)
+    halves = pairs is rope.Pairs.HALVES
+    first, second = (
+        (slice(d // 2), slice(d // 2, d)) if halves else (slice(0, d, 2), slice(1, d, 2))
+    )
+    turn = (cos.astype(np.float64) + (-1j if backward else 1j) * sin)[:, None]
+    turned = (x[..., first].astype(np.float64) + 1j * x[..., second].astype(np.float64)) * turn
+    expected = np.empty(shape)
+    expected[..., first], expected[..., second] = turned.real, turned.imag
+    check(found, expected, dtype)
