@@ -35,6 +35,10 @@ def modules() -> dict[str, types.ModuleType]:
             "nki.collectives", {"__getattr__": isa.not_simulated.collective}
         ),
     }
+    for name, module in found.items():
+        parent, _, child = name.rpartition(".")
+        if parent in found:  # `from nki.isa import constants`
+            setattr(found[parent], child, module)
     root = {name.split(".")[1]: module for name, module in found.items() if name.count(".") == 1}
     root |= {"jit": kernel.jit, "simulate": kernel.simulate, "tensor": NkiTensor}  # type: ignore[dict-item]
     root |= {"NkiError": NkiError, "NkiValidationError": NkiValidationError}  # type: ignore[dict-item]

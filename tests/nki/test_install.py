@@ -26,10 +26,12 @@ def test_the_modules_that_kernels_import() -> None:
     import nki.dtype
     import nki.isa as nisa
     import nki.language as nl
+    from nki.isa import constants
     from nki.isa.constants import oob_mode, reduce_cmd
     from nki.typing import mutable_tensor, tensor
 
     assert (oob_mode, reduce_cmd) == (nisa.oob_mode, nisa.reduce_cmd)
+    assert constants.oob_mode is oob_mode
     assert nki.dtype.float32 == nl.float32
     assert tensor is nl.NkiTensor
     assert mutable_tensor.__name__ == "mutable_tensor"
