@@ -1,6 +1,6 @@
 """`nl`: convenience functions, run-time scalars, constants, and classes of kernels."""
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,43 @@ def test_bare_attributes_of_an_nki_object_are_fields() -> None:
     one.items.append(1)
     assert two.items == []
     assert Decorated("a", tile=5).tile == 5
+
+
+def test_a_dataclass_of_the_kernels_own_makes_its_constructor() -> None:
+    @dataclass(frozen=True)
+    class Frozen(nl.NKIObject):
+        width: int = 4
+        limit = None
+
+    @dataclass
+    class Listed(nl.NKIObject):
+        width: int = 4
+        tiles: list[Any] = field(default_factory=list)
+        name: str = "a"
+
+    assert (Frozen(5).width, Frozen().limit) == (5, None)
+    with pytest.raises(FrozenInstanceError):
+        Frozen().width = 1  # type: ignore[misc]
+    one, two = Listed(2, name="b"), Listed()
+    one.tiles.append(1)
+    assert (one.width, one.name, two.tiles) == (2, "b", [])
+
+
+def test_a_constructor_of_the_kernels_own_is_kept() -> None:
+    class Base(nl.NKIObject):
+        width = 0
+
+        def __init__(self, width: int) -> None:
+            self.width = 2 * width
+
+    class Child(Base):
+        extra = 1
+
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.extra = 3
+
+    assert (Base(2).width, Child(4).width, Child(4).extra) == (4, 8, 3)
 
 
 def test_sizes_follow_the_target() -> None:

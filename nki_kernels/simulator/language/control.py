@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from nki_kernels.simulator import context
 from nki_kernels.simulator.context import refuse
@@ -86,7 +86,11 @@ tile_size = TileSize()
 
 
 class NKIObject:
-    """Base of classes that kernels make: bare class attributes are constructor fields."""
+    """Base of classes that kernels make: bare class attributes are constructor fields.
+
+    The constructor is made with the first object, for until then a `@dataclass` of the kernel's
+    own, frozen perhaps, may make it.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -99,8 +103,11 @@ class NKIObject:
             if isinstance(value, (list, dict, set)):
                 setattr(cls, name, field(default_factory=functools.partial(copy.copy, value)))
         cls.__annotations__ = annotated | bare
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if "__init__" not in vars(cls) and cls.__annotations__:
             dataclass(eq=False)(cls)
+        return super().__new__(cls)
 
 
 def no_reorder() -> None:
