@@ -11,7 +11,7 @@ The declaration is data: the table of the documentation and the refusal tests ar
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import wraps
 from typing import Any
 
@@ -219,8 +219,13 @@ def _without_old(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _check_enums(call: Call) -> None:
     for argument, parameter in call.of.signature.parameters.items():
         default, value = parameter.default, call.arguments[argument]
-        if isinstance(default, Enum) and not isinstance(value, type(default)):
-            refuse("enum", argument, f"a member of {type(default).__name__}", repr(value))
+        if not isinstance(default, Enum) or isinstance(value, type(default)):
+            continue
+        kind = type(default)
+        numbered = issubclass(kind, IntEnum) and type(value) is int and value in list(kind)
+        rule = "enum-number" if numbered else "enum"
+        refuse(rule, argument, f"a member of {kind.__name__}", repr(value))
+        call.arguments[argument] = kind(value)
 
 
 def _check_operand(call: Call, argument: str, operand: Operand) -> None:

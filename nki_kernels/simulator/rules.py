@@ -56,7 +56,7 @@ RULES = _table(
     ("dtype", A, "the dtype is supported by the argument", API),
     ("same-dtype", A, "two operands have the same dtype", API),
     ("operator", A, "the operator is supported by the argument", API),
-    ("enum", A, "enumerations are given by name, not as numbers or strings", API),
+    ("enum", A, "enumerations are given by name, not as strings or numbers without meaning", API),
     ("value", A, "the value is one that the argument can take", API),
     ("signature", A, "the arguments are those of the instruction", API),
     ("index-bounds", A, "indices and slices lie inside the tensor", API),
@@ -76,6 +76,7 @@ RULES = _table(
     ("undeclared-write", S, "an HBM input that is written is declared mutable", API),
     ("output-buffer", S, "outputs lie in shared_hbm", NOTES),
     ("memset-type", S, "the value's type is the tile's: float for float, int for int", API),
+    ("enum-number", S, "dge_mode is given by name: 3 is dge_mode.none", API),
     ("old-argument", S, "dtype= and mask= of older NKI are not given (without effect)", NOTES),
     ("numpy-operator", S, "operators are nl functions, not numpy's", API),
 )

@@ -177,6 +177,27 @@ def test_a_constructor_of_the_kernels_own_is_kept() -> None:
     assert (Base(2).width, Child(4).width, Child(4).extra) == (4, 8, 3)
 
 
+def test_generations_are_ordered() -> None:
+    def kernel() -> Any:
+        version = nisa.get_nc_version()
+        return version >= nisa.nc_version.gen3, version < nisa.nc_version.gen4, version
+
+    for target, late, early in [("trn1", False, True), ("trn2", True, True), ("trn3", True, False)]:
+        with session(target=target):
+            assert jit(kernel)()[:2] == (late, early)
+
+
+def test_a_mode_by_its_number_is_the_mode() -> None:
+    def kernel(x: Any) -> None:
+        nisa.dma_copy(nl.ndarray(x.shape, x.dtype), x, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(nl.ndarray(x.shape, x.dtype), x, dge_mode=3)
+
+    with session() as run, pytest.warns(match="enum-number"):
+        jit(kernel)(X)
+    by_name, by_number = run.ledger.events
+    assert by_number.attributes["dge_mode"] is by_name.attributes["dge_mode"]
+
+
 def test_sizes_follow_the_target() -> None:
     def kernel() -> tuple[int, int, int]:
         return nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, nl.tile_size.sbuf_fmax_bytes

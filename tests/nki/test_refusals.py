@@ -204,6 +204,8 @@ REFUSALS = [
         about="a string",
     ),
     Refusal("enum", lambda: C(sb(8, 8), sb(8, 8), engine=1)),
+    Refusal("enum", lambda: nisa.dma_copy(sb(8, 8), hbm(8, 8), dge_mode=4), about="no such number"),
+    Refusal("enum-number", lambda: nisa.dma_copy(sb(8, 8), sb(8, 8), dge_mode=3)),
     Refusal("enum", lambda: nl.ndarray((8, 8), nl.float32, buffer="sbuf"), about="a string buffer"),
     Refusal("value", lambda: nisa.nc_stream_shuffle(sb(32, 8), sb(32, 8), [32] * 32)),
     Refusal(

@@ -1,6 +1,6 @@
 """Enumerations of `nki.isa`."""
 
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from nki_kernels.simulator.context import current
 from nki_kernels.simulator.hardware import Engine
@@ -18,13 +18,13 @@ class reduce_cmd(Enum):
     load_reduce = auto()
 
 
-class dge_mode(Enum):
-    """How DMA descriptors are made."""
+class dge_mode(IntEnum):
+    """How DMA descriptors are made; the numbers are those that older kernels give."""
 
-    unknown = auto()
-    swdge = auto()
-    hwdge = auto()
-    none = auto()
+    unknown = 0
+    swdge = 1
+    hwdge = 2
+    none = 3
 
 
 class oob_mode(Enum):
@@ -51,8 +51,8 @@ class matmul_perf_mode(Enum):
     double_row_gen3 = auto()
 
 
-class nc_version(Enum):
-    """Generations of the NeuronCore."""
+class nc_version(IntEnum):
+    """Generations of the NeuronCore, in order."""
 
     gen2 = 2
     gen3 = 3
