@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import alu, context
+from nki_kernels.simulator import alu, context, dtypes
 from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import Dtype
 from nki_kernels.simulator.errors import kernel_line
@@ -206,12 +206,12 @@ def _bind(spec: Instruction, args: Any, kwargs: dict[str, Any]) -> dict[str, Any
 
 
 def _without_old(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of NKI 0.1 and 0.2 that change nothing are dropped: dst's own dtype, no mask."""
-    dst, kept = kwargs.get("dst"), dict(kwargs)
+    """Arguments of NKI 0.1 and 0.2 that change nothing are dropped: dst has a dtype, no mask."""
+    kept = dict(kwargs)
     for name in OLD_ARGUMENTS & kwargs.keys():
         value = kwargs[name]
-        if value is None or (name == "dtype" and isinstance(dst, NkiTensor) and dst.dtype == value):
-            refuse("old-argument", name, "no such argument", value)
+        if value is None or (name == "dtype" and dtypes.find(value) is not None):
+            refuse("old-argument", name, "no such argument: dst has its dtype, whole tiles", value)
             del kept[name]
     return kept
 

@@ -198,6 +198,18 @@ def test_a_mode_by_its_number_is_the_mode() -> None:
     assert by_number.attributes["dge_mode"] is by_name.attributes["dge_mode"]
 
 
+def test_a_dtype_of_older_kernels_does_not_change_what_dst_gets() -> None:
+    def kernel(x: Any) -> Any:
+        tile = nl.ndarray(x.shape, nl.float32)
+        nisa.tensor_copy(tile, nl.load(x), dtype=nl.bfloat16)
+        out = nl.ndarray(x.shape, nl.float32, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    with session(), pytest.warns(match="old-argument"):
+        np.testing.assert_array_equal(jit(kernel)(X), X)
+
+
 def test_sizes_follow_the_target() -> None:
     def kernel() -> tuple[int, int, int]:
         return nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, nl.tile_size.sbuf_fmax_bytes

@@ -215,9 +215,7 @@ REFUSALS = [
     ),
     Refusal("value", lambda: nisa.dma_transpose(sb(8, 8), hbm(8, 8), axes=(0, 1)), about="axes"),
     Refusal("signature", lambda: C(src=sb(8, 8))),
-    Refusal(
-        "signature", lambda: C(dst=sb(8, 8), src=sb(8, 8), dtype=nl.bfloat16), about="old dtype"
-    ),
+    Refusal("signature", lambda: C(dst=sb(8, 8), src=sb(8, 8), dtype="fast"), about="no dtype"),
     Refusal("signature", lambda: C(sb(8, 8), np.ones((8, 8))), about="an array"),
     Refusal("index-bounds", lambda: sb(8, 8)[:, 4:9]),
     Refusal("index-bounds", lambda: sb(8, 8)[8], about="an int"),
@@ -241,6 +239,7 @@ REFUSALS = [
     Refusal("undeclared-write", lambda x: nisa.dma_copy(x, sb(128, 64)), inputs=(X.copy(),)),
     Refusal("sbuf-usable", lambda: nisa.memset(nl.ndarray((128, 54000), nl.float32), 1.0)),
     Refusal("old-argument", lambda: C(dst=sb(8, 8), src=sb(8, 8), dtype=nl.float32)),
+    Refusal("old-argument", lambda: C(sb(8, 8), sb(8, 8), dtype=nl.bfloat16), about="another"),
     Refusal("memset-type", lambda: nisa.memset(sb(8, 8, value=False), 0)),
     Refusal("memset-type", lambda: nisa.memset(sb(8, 8, dtype=nl.int32), 1.0), about="int tile"),
     Refusal("numpy-operator", lambda: nisa.tensor_tensor(sb(8, 8), sb(8, 8), sb(8, 8), np.add)),
