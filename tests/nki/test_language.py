@@ -42,6 +42,8 @@ WRAPPERS: dict[str, tuple[Any, tuple[Any, ...], Any]] = {
     "mean": (lambda x: nl.mean(x, axis=1), (X,), X.mean(1, keepdims=True)),
     "matmul": (lambda x, y: nl.matmul(x, y, transpose_x=True), (X, Y), X.T @ Y),
     "matmul with a transpose": (nl.matmul, (SQUARE, X), SQUARE @ X),
+    "operands by name": (lambda x, y: nl.subtract(y=y, x=x), (X, Y), X - Y),
+    "a dtype by place": (lambda x: nl.copy(nl.square(x, nl.float32), nl.float32), (X,), X * X),
     "transpose": (nl.transpose, (X,), X.T),
     "where": (
         lambda x, y: nl.where(nl.greater(x, y), x, -1.0),
@@ -208,6 +210,17 @@ def test_a_dtype_of_older_kernels_does_not_change_what_dst_gets() -> None:
 
     with session(), pytest.warns(match="old-argument"):
         np.testing.assert_array_equal(jit(kernel)(X), X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda x: nl.add(x), lambda x: nl.exp(x, nl.float32, x), lambda x: nl.add(x, y=x, mask=x)],
+    ids=["one operand", "three", "an unknown name"],
+)
+def test_wrong_operands_of_a_convenience_function_are_refused(call: Any) -> None:
+    with pytest.raises(NkiValidationError, match=r"nl\.(add|exp)\(x, .*dtype=None\)") as caught:
+        evaluate(call, X)
+    assert caught.value.rule == "signature"
 
 
 def test_sizes_follow_the_target() -> None:
