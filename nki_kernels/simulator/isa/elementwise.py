@@ -148,13 +148,12 @@ def tensor_scalar(
     V,
     dst=Operand("write"),
     data=Operand("read"),
-    operand0=COLUMN,
+    operand0=Operand("read", number=True, column=True),
     operand1=Operand("read"),
     operators={"op0": BINARY - BITWISE, "op1": BINARY - BITWISE},
     checks=[
         checks.elementwise("data", "operand1", "dst"),
         checks.not_both_psum("data", "operand1"),
-        _scalar_columns(("operand0", "op0")),
     ],
 )
 def scalar_tensor_tensor(
@@ -167,7 +166,7 @@ def scalar_tensor_tensor(
     reverse0: bool = False,
     reverse1: bool = False,
 ) -> None:
-    """`(data op0 operand0) op1 operand1`: operand0 a number or (P, 1), operand1 a tile."""
+    """`(data op0 operand0) op1 operand1`: operand0 a number or (P, 1) of any dtype."""
     scalar = column(operand0, "operand0", data.shape[0])
     values = apply(op0, rows(data, "data"), scalar, reverse=reverse0)
     dst.write(apply(op1, values, rows(operand1, "operand1"), reverse=reverse1))

@@ -1,5 +1,6 @@
 """Element-wise arithmetic on VectorE and GpSimd."""
 
+import ml_dtypes
 import numpy as np
 
 from nki_kernels.simulator import isa as nisa
@@ -116,6 +117,13 @@ CASES = [
         LIKE,
         lambda t: nisa.tensor_scalar(t.dst, t.a, nl.multiply, -2.0),
         lambda a: a * -2,
+    ),
+    case(
+        "scalar_tensor_tensor-a bfloat16 column",
+        {"a": X, "c": COLUMN.astype(ml_dtypes.bfloat16), "b": Z},
+        LIKE,
+        lambda t: nisa.scalar_tensor_tensor(t.dst, t.a, nl.multiply, t.c, nl.add, t.b),
+        lambda a, c, b: a * c + b,
     ),
     *(
         case(
