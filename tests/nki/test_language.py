@@ -3,6 +3,7 @@
 from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -42,6 +43,21 @@ WRAPPERS: dict[str, tuple[Any, tuple[Any, ...], Any]] = {
     "mean": (lambda x: nl.mean(x, axis=1), (X,), X.mean(1, keepdims=True)),
     "matmul": (lambda x, y: nl.matmul(x, y, transpose_x=True), (X, Y), X.T @ Y),
     "matmul with a transpose": (nl.matmul, (SQUARE, X), SQUARE @ X),
+    "a broadcast that is wider and cast": (
+        lambda x: nl.broadcast_to(x=x[0:1, 0:1], shape=(4, 24), dtype=nl.bfloat16),
+        (X,),
+        np.full((4, 24), X[0, 0].astype(ml_dtypes.bfloat16), np.float32),
+    ),
+    "a buffer and a name by place": (
+        lambda x: nl.add(nl.full((16, 24), 2.0, nl.float32, nl.sbuf, "two"), x),
+        (X,),
+        X + 2,
+    ),
+    "a tile in PSUM by place": (
+        lambda x: nl.copy(nl.ones((16, 24), nl.float32, nl.psum)),
+        (X,),
+        np.ones((16, 24)),
+    ),
     "operands by name": (lambda x, y: nl.subtract(y=y, x=x), (X, Y), X - Y),
     "a dtype by place": (lambda x: nl.copy(nl.square(x, nl.float32), nl.float32), (X,), X * X),
     "transpose": (nl.transpose, (X,), X.T),
@@ -225,6 +241,9 @@ def test_wrong_operands_of_a_convenience_function_are_refused(call: Any) -> None
 
 def test_sizes_follow_the_target() -> None:
     def kernel() -> tuple[int, int, int]:
+        assert nl.tile_size.psum_bank_fmax_bytes == 4 * nl.tile_size.psum_bank_fmax == 2048
+        assert nl.tile_size.sbuf_fmax * 4 == nl.tile_size.sbuf_fmax_bytes
+        assert nl.tile_size.sbuf_size_bytes == 128 * nl.tile_size.sbuf_fmax_bytes
         return nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, nl.tile_size.sbuf_fmax_bytes
 
     for target, moving, sbuf in [("trn1", 512, 192), ("trn2", 512, 208), ("trn3", 4096, 240)]:

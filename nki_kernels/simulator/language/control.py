@@ -64,6 +64,7 @@ class TileSize:
     pmax = PARTITIONS
     psum_bank_fmax = psum_fmax = PSUM_BANK_BYTES // 4
     psum_num_banks = PSUM_BANKS
+    psum_bank_fmax_bytes = PSUM_BANK_BYTES
     psum_fmax_bytes = PSUM_BANKS * PSUM_BANK_BYTES
     gemm_stationary_fmax = PARTITIONS
     bn_stats_fmax = 512
@@ -80,6 +81,16 @@ class TileSize:
         return context.current().generation.sbuf_usable
 
     total_available_sbuf_size = sbuf_fmax_bytes
+
+    @property
+    def sbuf_fmax(self) -> int:
+        """Usable float32 elements of an SBUF partition."""
+        return self.sbuf_fmax_bytes // 4
+
+    @property
+    def sbuf_size_bytes(self) -> int:
+        """Usable bytes of all SBUF partitions together."""
+        return self.sbuf_fmax_bytes * PARTITIONS
 
 
 tile_size = TileSize()

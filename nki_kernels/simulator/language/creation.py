@@ -28,7 +28,6 @@ def dtype_of(value: Any, op: str) -> Dtype:
 def ndarray(
     shape: Sequence[int],
     dtype: Any,
-    *,
     buffer: Any = Buffer.sbuf,
     name: str = "",
     address: tuple[int, int] | None = None,
@@ -93,7 +92,6 @@ def full(
     shape: Sequence[int],
     fill_value: float,
     dtype: Any,
-    *,
     buffer: Buffer = Buffer.sbuf,
     name: str = "",
 ) -> NkiTensor:
@@ -112,28 +110,28 @@ def full(
 
 
 def zeros(
-    shape: Sequence[int], dtype: Any, *, buffer: Buffer = Buffer.sbuf, name: str = ""
+    shape: Sequence[int], dtype: Any, buffer: Buffer = Buffer.sbuf, name: str = ""
 ) -> NkiTensor:
     """A tensor of zeros."""
     return full(shape, 0, dtype, buffer=buffer, name=name)
 
 
 def ones(
-    shape: Sequence[int], dtype: Any, *, buffer: Buffer = Buffer.sbuf, name: str = ""
+    shape: Sequence[int], dtype: Any, buffer: Buffer = Buffer.sbuf, name: str = ""
 ) -> NkiTensor:
     """A tensor of ones."""
     return full(shape, 1, dtype, buffer=buffer, name=name)
 
 
 def zeros_like(
-    x: NkiTensor, dtype: Any = None, *, buffer: Buffer | None = None, name: str = ""
+    x: NkiTensor, dtype: Any = None, buffer: Buffer | None = None, name: str = ""
 ) -> NkiTensor:
     """Zeros of the shape, dtype and buffer of `x`."""
     return zeros(x.shape, dtype or x.dtype, buffer=buffer or x.buffer, name=name)
 
 
 def empty_like(
-    x: NkiTensor, dtype: Any = None, *, buffer: Buffer | None = None, name: str = ""
+    x: NkiTensor, dtype: Any = None, buffer: Buffer | None = None, name: str = ""
 ) -> NkiTensor:
     """Uninitialised, of the shape, dtype and buffer of `x`."""
     return ndarray(x.shape, dtype or x.dtype, buffer=buffer or x.buffer, name=name)

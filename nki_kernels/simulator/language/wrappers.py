@@ -161,31 +161,34 @@ def where(condition: NkiTensor, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
     return tile
 
 
-def broadcast_to(src: NkiTensor, shape: Any) -> NkiTensor:
-    """A view with free axes of size 1 repeated; a row of one partition is copied to all by DMA."""
-    if src.shape[0] != shape[0]:
-        tile = _tile(src, None, shape)
+def broadcast_to(x: NkiTensor, shape: Any, dtype: Any = None) -> NkiTensor:
+    """A view with free axes of size 1 repeated; a row of one partition is copied to all by DMA.
+
+    Another `dtype` makes a copy.
+    """
+    if x.shape[0] != shape[0]:
+        tile = _tile(x, None, (shape[0], *x.shape[1:]))
         steps = [
             [0, shape[0]],
-            *([s, n] for s, n in zip(src.strides[1:], src.shape[1:], strict=True)),
+            *([s, n] for s, n in zip(x.strides[1:], x.shape[1:], strict=True)),
         ]
-        if src.on_chip:
+        if x.on_chip:
             for row in range(shape[0]):
-                isa.dma_copy(tile[row : row + 1], src)
+                isa.dma_copy(tile[row : row + 1], x)
         else:
-            isa.dma_copy(tile, src.ap(steps))
-        return tile
+            isa.dma_copy(tile, x.ap(steps))
+        x = tile
     for axis, extent in enumerate(shape):
-        if src.shape[axis] != extent:
-            src = src.broadcast(axis, extent)
-    return src
+        if x.shape[axis] != extent:
+            x = x.broadcast(axis, extent)
+    return x if dtype in (None, x.dtype) else copy(x, dtype)
 
 
-def expand_dims(data: NkiTensor, axis: int) -> NkiTensor:
+def expand_dims(x: NkiTensor, axis: int) -> NkiTensor:
     """A view with an axis of size 1 more."""
-    return data.expand_dim(axis)
+    return x.expand_dim(axis)
 
 
-def device_print(prefix: str, tensor: Any) -> None:
+def device_print(print_prefix: str, tensor: Any) -> None:
     """Print a tensor's values while the kernel runs."""
-    print(prefix, tensor.read() if isinstance(tensor, NkiTensor) else tensor)
+    print(print_prefix, tensor.read() if isinstance(tensor, NkiTensor) else tensor)
