@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Self
 
 from nki_kernels.simulator import dtypes
@@ -16,7 +17,8 @@ View = tuple[list[int], list[int], int]
 
 def ds(start: int, size: int) -> slice:
     """`nl.ds(start, size)`: the slice of `size` elements from `start`."""
-    return slice(start, start + size, None) if isinstance(start, int) else slice(start, size, "ds")
+    known = isinstance(start, Integral)
+    return slice(int(start), int(start) + size, None) if known else slice(start, size, "ds")
 
 
 def normal_index(tensor: Views, index: Any) -> View:
@@ -56,12 +58,12 @@ def _range(item: Any, extent: int, axis: int) -> tuple[int, int, int]:
         step = 1 if item.step is None else item.step
         start = 0 if item.start is None else item.start
         stop = extent if item.stop is None else item.stop
-        if not all(isinstance(value, int) for value in (start, stop, step)) or step < 1:
+        if not all(isinstance(value, Integral) for value in (start, stop, step)) or step < 1:
             refuse("index-bounds", where, "compile-time ints and a step >= 1", item, "tensor[...]")
-        start, stop = (value + extent if value < 0 else value for value in (start, stop))
+        start, stop = (int(value + extent if value < 0 else value) for value in (start, stop))
         if not 0 <= start < stop <= extent:
             refuse("index-bounds", where, f"0 <= start < stop <= {extent}", item, "tensor[...]")
-        return start, -(-(stop - start) // step), step
+        return start, -(-(stop - start) // int(step)), int(step)
     if not hasattr(item, "__index__") or isinstance(item, bool):
         refuse("index-bounds", where, "an int, a slice, nl.ds or ...", repr(item), "tensor[...]")
     value = int(item)

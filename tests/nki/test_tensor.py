@@ -32,6 +32,10 @@ VIEWS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "slice": (lambda t: t[2:6, 1:4:2, ...], X[2:6, 1:4:2]),
     "negative": (lambda t: t[:, -1, -3:-1], X[:, -1, -3:-1]),
     "ds": (lambda t: t[nl.ds(2, 3), :, nl.ds(1, 2)], X[2:5, :, 1:3]),
+    "numpy's ints": (
+        lambda t: t[nl.ds(np.int64(2), np.int32(3)), np.uint8(1) : np.int64(4), np.int64(5)],
+        X[2:5, 1:4, 5],
+    ),
     "int on axis 0 keeps it": (lambda t: t[3], X[3:4]),
     "int on a free axis drops it": (lambda t: t[:, 2], X[:, 2]),
     "two axes stay": (lambda t: t[:, 2, 5], X[:, 2, 5:6]),
