@@ -102,12 +102,18 @@ def _cores(session: Session, grid: tuple[int, ...]) -> list[Core]:
     return [Core(index, count, len(grid), shared=shared, mail=mail) for index in range(count)]
 
 
+def _same_container(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A list, tuple, named tuple or dict of the changed items."""
+    if isinstance(value, dict):
+        return {key: change(item) for key, item in value.items()}
+    items = [change(item) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
 def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Array]]) -> Any:
     """The argument with arrays as HBM tensors, also inside tuples, lists and dicts."""
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(_tensors(item, name, mutable, copies) for item in value)
-    if isinstance(value, dict):
-        return {key: _tensors(item, name, mutable, copies) for key, item in value.items()}
+    if isinstance(value, (list, tuple, dict)):
+        return _same_container(value, lambda item: _tensors(item, name, mutable, copies))
     if isinstance(value, np.generic) or not hasattr(value, "__array__"):
         return value
     array = np.asarray(value)
@@ -128,8 +134,8 @@ def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Arr
 
 def _arrays(value: Any, line: Line) -> Any:
     """The result with tensors as arrays."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(_arrays(item, line) for item in value)
+    if isinstance(value, (list, tuple, dict)):
+        return _same_container(value, lambda item: _arrays(item, line))
     if not isinstance(value, NkiTensor):
         return value
     if value.on_chip:

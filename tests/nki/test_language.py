@@ -1,7 +1,7 @@
 """`nl`: convenience functions, run-time scalars, constants, and classes of kernels."""
 
 from dataclasses import FrozenInstanceError, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -193,6 +193,26 @@ def test_a_constructor_of_the_kernels_own_is_kept() -> None:
             self.extra = 3
 
     assert (Base(2).width, Child(4).width, Child(4).extra) == (4, 8, 3)
+
+
+class Pair(NamedTuple):
+    left: Any
+    rest: Any
+
+
+def test_containers_of_arrays_go_in_and_come_out() -> None:
+    def kernel(pair: Pair) -> Any:
+        copies = []
+        for x in (pair.left, *pair.rest["more"]):
+            copies.append(nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm))
+            nisa.dma_copy(copies[-1], x)
+        return Pair(copies[0], {"more": copies[1:]})
+
+    found = jit(kernel)(Pair(X, {"more": [Y]}))
+    assert isinstance(found, Pair)
+    np.testing.assert_array_equal(found.left, X)
+    np.testing.assert_array_equal(found.rest["more"][0], Y)
+    assert isinstance(found.rest["more"][0], np.ndarray)
 
 
 def test_generations_are_ordered() -> None:
