@@ -35,6 +35,7 @@ from bmojo_neuron.training.tokenizer import train_tokenizer
 
 SAVE_EVERY = 120.0  # seconds between two checkpoints
 LOG_EVERY = 50  # steps between two lines of log.jsonl
+FORETOLD = ("predictor_bias", "innovation_log_bias")  # what the innovation loss trains
 SLOTS = ("checkpoint-0", "checkpoint-1")  # written in turn
 
 
@@ -284,9 +285,9 @@ class Training:
 def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors do not; the innovation predictor is a group of its own."""
     named = list(model.named_parameters())
-    predictor = [p for name, p in named if name.endswith("predictor_bias")]
-    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor_bias")]
-    vectors = [p for name, p in named if p.dim() != 2]
+    predictor = [p for name, p in named if name.endswith(FORETOLD)]
+    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith(FORETOLD)]
+    vectors = [p for name, p in named if p.dim() != 2 and not name.endswith(FORETOLD)]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -300,8 +301,8 @@ def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
 def _clip_groups(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
     """The predictor is clipped by itself, so that its loss does not eat the others' norm."""
     named = list(model.named_parameters())
-    yield [p for name, p in named if not name.endswith("predictor_bias")]
-    yield [p for name, p in named if name.endswith("predictor_bias")]
+    yield [p for name, p in named if not name.endswith(FORETOLD)]
+    yield [p for name, p in named if name.endswith(FORETOLD)]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
