@@ -52,7 +52,7 @@ def test_the_innovation_loss_trains_the_predictor_and_the_first_average_alone():
 
 
 def test_the_first_average_is_trained_to_be_the_mean_innovation():
-    model, ids = tiny_model(MIXED).train(), random_ids(4, 40)
+    model = tiny_model(MIXED).train()
     eidetic = model.model.layers[1].layer.eidetic
     optimizer = torch.optim.SGD([eidetic.innovation_log_bias], lr=0.5)
     f = torch.randn(4, 40, model.config.hidden_size)
