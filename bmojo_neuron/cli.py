@@ -93,6 +93,11 @@ def generate(
     network: Any  # transformers' own types do not take it for a generating model
     with _one_line_errors():
         network, tokenizer = load_pretrained(model or default_model_path())
+        if tokenizer is None:
+            raise ValueError(
+                f"--model: expected a tokenizer to read the prompt with, got none in {model}; put "
+                "its files there (tokenizer.json), or send prompt_token_ids to `bmojo serve`"
+            )
         encode = PromptEncoder(tokenizer)
     prepack(network)
     ids = encode(prompt, parse_special_tokens=parse_special_tokens, add_special_tokens=True)

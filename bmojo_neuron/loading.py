@@ -13,10 +13,16 @@ from bmojo_neuron.checkpoints.loading import fill, open_checkpoint
 
 # Nothing comes from elsewhere, and nothing of what came is run.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_OF_TOKENIZERS = (  # one of these, and a directory means to have a tokenizer
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
 
 
-def load_pretrained(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBase]:
+def load_pretrained(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBase | None]:
     """Model (in eval mode) and tokenizer of a directory, for those who serve them as they are.
+
+    The tokenizer is None if the directory has no file of one: the model then takes token ids only.
 
     Raises:
         ValueError: there is no such directory, one of its files is absent or broken, or it is not
@@ -30,13 +36,16 @@ def load_pretrained(path: Path) -> tuple[BMojoForCausalLM, PreTrainedTokenizerBa
         )
     with _expected("a config.json and tensors that belong together", path):
         checkpoint = open_checkpoint(path)
-    with _expected("a tokenizer (tokenizer.json)", path):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **_LOCAL)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    if any(file for pattern in _OF_TOKENIZERS for file in path.glob(pattern)):
+        with _expected("a tokenizer (tokenizer.json)", path):
+            tokenizer = AutoTokenizer.from_pretrained(path, **_LOCAL)
     if (path / GENERATION_CONFIG_NAME).exists():  # a broken one transformers ignores
         with _expected(f"a readable {GENERATION_CONFIG_NAME}", path):
             GenerationConfig.from_pretrained(path, **_LOCAL)
     model = fill(checkpoint)
-    check_tokenizer(model, tokenizer)
+    if tokenizer is not None:
+        check_tokenizer(model, tokenizer)
     return model, tokenizer
 
 

@@ -95,5 +95,6 @@ def _frequencies(config: BMojoConfig, length: int | None = None) -> tuple[Tensor
         exponent = exponent / config.head_dim
         return parameters["rope_theta"] ** -exponent, 1.0
     init = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
-    inv_freq, scaling = init(config, torch.device("cpu"), seq_len=length)
+    with torch.device("cpu"):  # whatever the model is made on: "meta" has no numbers
+        inv_freq, scaling = init(config, torch.device("cpu"), seq_len=length)
     return inv_freq, float(scaling)

@@ -63,21 +63,25 @@ def create_app(
 
     Args:
         settings: see `Settings`.
-        model: instead of the one at `settings.model_path`; then `tokenizer` is needed too.
-        tokenizer: of that model.
+        model: instead of the one at `settings.model_path`.
+        tokenizer: of that model; without one, prompts are token ids.
 
     Raises:
         ValueError: no model can be loaded from the path, model and tokenizer do not belong
             together, or steps are to be compiled and cannot be.
     """
-    if (model is None) != (tokenizer is None):
-        raise ValueError("model, tokenizer: expected both or neither, got one of them")
-    if model is None or tokenizer is None:
+    if model is None:
+        if tokenizer is not None:
+            raise ValueError("model: expected the tokenizer's model beside it, got none")
         model, tokenizer = load_pretrained(settings.model_path)
         logger.info("%s: %s", settings.model_path, prepack(model))
     model.train(False)
-    check_tokenizer(model, tokenizer)
-    encode = PromptEncoder(tokenizer)
+    encode = None
+    if tokenizer is None:
+        logger.warning("the model has no tokenizer: prompts are token ids (prompt_token_ids)")
+    else:
+        check_tokenizer(model, tokenizer)
+        encode = PromptEncoder(tokenizer)
     if settings.compile_steps:
         logger.info("compiling the model's steps: a minute, or seconds from torch's cache")
         began = time.monotonic()
@@ -92,7 +96,7 @@ def create_app(
     engine = Engine(
         model,
         store,
-        bos=tokenizer.bos_token_id,
+        bos=None if tokenizer is None else tokenizer.bos_token_id,
         eos=end_tokens(model),
         max_waiting=settings.max_queued_turns,
         prefill_piece=settings.prefill_piece,

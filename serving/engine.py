@@ -59,14 +59,14 @@ class TurnResult:
         finish_reason: a stop string came, the model ended its text, or max_new_tokens was reached.
         resumed_tokens: tokens that the session held before, none of which was computed again.
         prompt_tokens: tokens of the prompt, with the one that opens a new text.
-        generated_tokens: tokens sampled, the end-of-text token included.
+        tokens: sampled, the end-of-text token included.
         session: what was committed, None for a turn without session.
     """
 
     finish_reason: FinishReason
     resumed_tokens: int
     prompt_tokens: int
-    generated_tokens: int
+    tokens: Sequence[int]
     session: Session | None
 
 
@@ -84,6 +84,7 @@ class Turn:
         session_id: None plays the turn on a fresh state that nobody keeps.
         on_start: called in the engine thread once and first, with the tokens that the turn feeds
             before it samples.
+        opens: a new text begins with the token that opens one, not with the prompt itself.
     """
 
     prompt: Sequence[int]
@@ -93,6 +94,7 @@ class Turn:
     on_end: Callable[[TurnResult | EngineError], None]
     session_id: str | None = None
     on_start: Callable[[Sequence[int]], None] = lambda _: None
+    opens: bool = True
     cancelled: EngineError | None = field(default=None, init=False)
 
 
@@ -126,6 +128,11 @@ class Engine:
         self._stopping = False
         self._changed = threading.Condition()  # guards the three above
         self._thread: threading.Thread | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self._model.config.vocab_size
 
     @property
     def alive(self) -> bool:
@@ -242,7 +249,8 @@ class Engine:
         session = None if turn.session_id is None else self._store.get(turn.session_id)
         if session is None:
             state = self._model.new_state(batch_size=1)
-            prompt = [*([] if self._bos is None else [self._bos]), *turn.prompt]
+            opening = [self._bos] if turn.opens and self._bos is not None else []
+            prompt = [*opening, *turn.prompt]
             unfed = prompt
         else:
             state = copy_state(session.state)
@@ -252,11 +260,11 @@ class Engine:
         turn.on_start(unfed)
         for start in range(0, len(unfed), self._prefill_piece):
             logits, state = self._feed(turn, unfed[start : start + self._prefill_piece], state)
-        generated = 0
+        generated: list[int] = []
         while True:
             token = turn.sampler(logits)
-            generated += 1
-            reason = self._judge(turn, token, generated)
+            generated.append(token)
+            reason = self._judge(turn, token, len(generated))
             if reason is not None:
                 break
             logits, state = self._feed(turn, [token], state)
@@ -279,7 +287,7 @@ class Engine:
             finish_reason=reason,
             resumed_tokens=0 if session is None else session.tokens,
             prompt_tokens=len(prompt),
-            generated_tokens=generated,
+            tokens=generated,
             session=committed,
         )
 

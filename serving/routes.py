@@ -1,7 +1,7 @@
 """The routes: HTTP on one side, turns and sessions on the other."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -90,8 +90,8 @@ class Service:
     """The parts that the routes work with."""
 
     settings: Settings
-    tokenizer: PreTrainedTokenizerBase
-    encode: PromptEncoder
+    tokenizer: PreTrainedTokenizerBase | None
+    encode: PromptEncoder | None
     engine: Engine
     store: SessionStore
 
@@ -114,19 +114,22 @@ def build_router(service: Service) -> APIRouter:
         engine.check_admission()
         work = to_thread.run_sync(tokenize, service, asked, limiter=tokenizing)
         prompt = await while_connected(request, work)
-        text = TextStream(service.tokenizer, asked.stop)
+        text = TextStream(service.tokenizer, asked.stop) if service.tokenizer else None
+        nothing = TextDelta(text="" if text else None, token_ids=[] if asked.in_ids else None)
         events = play(engine, request, asked, prompt, text)
         if asked.stream:
             # The first event decides the status: before it, errors are ordinary responses.
             first = await anext(events)
             return StreamingResponse(
-                stream(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS
+                stream(first, events, nothing),
+                media_type="text/event-stream",
+                headers=_STREAM_HEADERS,
             )
         async with aclosing(events):
-            deltas: list[str] = []
+            deltas = [nothing]
             async for event in events:
                 if isinstance(event, TurnResult):
-                    return answer("".join(deltas), event)
+                    return answer(joined(deltas), event)
                 deltas.append(event)
         raise AssertionError("a turn ends with its result")
 
@@ -173,7 +176,9 @@ def build_router(service: Service) -> APIRouter:
         """Whether the model is loaded and its engine takes turns."""
         if not engine.alive:
             raise APIError(503, "unavailable", "the engine is not running")
-        return HealthResponse(turns=engine.turns, sessions=len(store))
+        return HealthResponse(
+            turns=engine.turns, sessions=len(store), tokenizer=service.tokenizer is not None
+        )
 
     return router
 
@@ -267,26 +272,72 @@ def tokenize(service: Service, asked: GenerateRequest) -> list[int]:
         raise bad_request(
             "max_new_tokens", f"at most {settings.max_new_tokens}", echo(asked.max_new_tokens)
         )
-    ids = service.encode(asked.prompt, parse_special_tokens=asked.parse_special_tokens)
-    if not ids:
-        raise bad_request("prompt", "a text of at least one token", "none")
+    param = "prompt_token_ids" if asked.in_ids else "prompt"
+    ids = given_ids(service, asked) if asked.in_ids else encoded(service, asked)
     if len(ids) > settings.max_prompt_tokens:
         hint = "send it in several turns of one session"
         limit = f"at most {settings.max_prompt_tokens} tokens"
-        raise bad_request("prompt", limit, f"{len(ids)} tokens", hint)
+        raise bad_request(param, limit, f"{len(ids)} tokens", hint)
     return ids
 
 
-def answer(text: str, result: TurnResult) -> GenerateResponse:
+def encoded(service: Service, asked: GenerateRequest) -> list[int]:
+    """Token ids of a prompt that is text.
+
+    Raises:
+        APIError: there is none, or it has no tokens, or there is no tokenizer.
+    """
+    if asked.prompt is None:
+        raise bad_request("prompt", "a value, it is required", "none", "or send prompt_token_ids")
+    if service.encode is None:
+        hint = "send prompt_token_ids, or put the tokenizer's files beside the model's and restart"
+        raise bad_request("prompt", "none, as the model has no tokenizer", "a text", hint)
+    ids = service.encode(asked.prompt, parse_special_tokens=asked.parse_special_tokens)
+    if not ids:
+        raise bad_request("prompt", "a text of at least one token", "none")
+    return ids
+
+
+def given_ids(service: Service, asked: GenerateRequest) -> list[int]:
+    """A prompt that is token ids.
+
+    Raises:
+        APIError: one of them is none of the model's, or the request has a field that is for text.
+    """
+    ids, size = asked.prompt_token_ids or [], service.engine.vocab_size
+    if asked.prompt is not None:
+        raise bad_request("prompt", "none beside prompt_token_ids", "a text", "send one of them")
+    if asked.parse_special_tokens:
+        raise bad_request("parse_special_tokens", "false with prompt_token_ids", "true")
+    if asked.stop and service.tokenizer is None:
+        raise bad_request("stop", "none, as the model has no tokenizer", echo(asked.stop))
+    for place, token in enumerate(ids):
+        if not 0 <= token < size:
+            param = f"prompt_token_ids.{place}"
+            raise bad_request(param, f"a token id from 0 to {size - 1}", echo(token))
+    return ids
+
+
+def joined(deltas: Sequence[TextDelta]) -> TextDelta:
+    """All of them as one; the first says whether there are texts and token ids."""
+    text, ids = deltas[0].text, deltas[0].token_ids
+    return TextDelta(
+        text=None if text is None else "".join(delta.text or "" for delta in deltas),
+        token_ids=None if ids is None else [i for delta in deltas for i in delta.token_ids or ()],
+    )
+
+
+def answer(said: TextDelta, result: TurnResult) -> GenerateResponse:
     """The response to a turn that has ended."""
     session = result.session
     return GenerateResponse(
-        text=text,
+        text=said.text,
+        token_ids=said.token_ids,
         finish_reason=result.finish_reason,
         usage=Usage(
             prompt_tokens=result.prompt_tokens,
             resumed_tokens=result.resumed_tokens,
-            generated_tokens=result.generated_tokens,
+            generated_tokens=len(result.tokens),
         ),
         session=None
         if session is None
@@ -295,16 +346,18 @@ def answer(text: str, result: TurnResult) -> GenerateResponse:
 
 
 async def stream(
-    first: str | TurnResult, events: AsyncGenerator[str | TurnResult]
+    first: TextDelta | TurnResult,
+    events: AsyncGenerator[TextDelta | TurnResult],
+    nothing: TextDelta,
 ) -> AsyncIterator[bytes]:
-    """Server-sent events of a turn whose first event has come."""
+    """Server-sent events of a turn whose first event has come; the result adds `nothing`."""
     event = first
     async with aclosing(events):
         try:
-            while isinstance(event, str):
-                yield sse(TextDelta(text=event))
+            while isinstance(event, TextDelta):
+                yield sse(event)
                 event = await anext(events)
-            yield sse(answer("", event))
+            yield sse(answer(nothing, event))
             yield format_sse_event(data_str="[DONE]")
         except EngineError as error:
             yield sse(from_engine(error).body, event="error")

@@ -35,14 +35,24 @@ class GenerateRequest(BaseModel):
                     "max_new_tokens": 1,
                     "stream": True,
                 }
-            ]
+            ],
+            "oneOf": [{"required": ["prompt"]}, {"required": ["prompt_token_ids"]}],
         },
     )
 
-    prompt: str = Field(
+    prompt: str | None = Field(
+        None,
         min_length=1,
         description="New text only: what the session holds already is not sent again.",
         examples=["Note: Jane is silver.\n"],
+    )
+    prompt_token_ids: Annotated[list[int] | None, FailFast()] = Field(
+        None,
+        min_length=1,
+        description="Instead of prompt: its token ids, taken as they are, with no token that opens "
+        "a new text before them. The answer then holds token ids too. A model without tokenizer "
+        "takes nothing else.",
+        examples=[[17, 4, 256]],
     )
     session_id: SessionId | None = Field(
         None, description="The session to continue or begin. Without one nothing is kept."
@@ -89,6 +99,11 @@ class GenerateRequest(BaseModel):
         "needs it. Leave it out for text that somebody else wrote: then they are text.",
     )
 
+    @property
+    def in_ids(self) -> bool:
+        """Whether prompt and answer are token ids."""
+        return self.prompt_token_ids is not None
+
 
 class SessionRef(BaseModel):
     """The session as this turn left it."""
@@ -113,16 +128,32 @@ class Usage(BaseModel):
     )
 
 
+TokenIds = Annotated[list[int] | None, Field(exclude_if=lambda ids: ids is None)]
+
+
 class TextDelta(BaseModel):
     """An event of a stream."""
 
-    text: str = Field(description="What follows the text so far.")
+    text: str | None = Field(
+        description="What follows the text so far; null if the model has no tokenizer."
+    )
+    token_ids: TokenIds = Field(
+        None, description="The tokens that it follows from, if the prompt was token ids."
+    )
 
 
 class GenerateResponse(BaseModel):
     """The continuation of a prompt. A stream ends with an event of this shape."""
 
-    text: str = Field(description="The generated text; empty at the end of a stream.")
+    text: str | None = Field(
+        description="The generated text; empty at the end of a stream; null if the model has no "
+        "tokenizer."
+    )
+    token_ids: TokenIds = Field(
+        None,
+        description="The generated tokens, an end-of-text token included, if the prompt was token "
+        "ids; empty at the end of a stream.",
+    )
     finish_reason: Literal["stop", "eos", "length"] = Field(
         description="A stop string came, the model ended its text, or max_new_tokens was reached."
     )
@@ -150,6 +181,10 @@ class HealthResponse(BaseModel):
     status: Literal["ok"] = "ok"
     turns: int = Field(description="Turns waiting or being played.", examples=[0])
     sessions: int = Field(description="Sessions kept.", examples=[1])
+    tokenizer: bool = Field(
+        description="Whether the model has one. Without, prompts are prompt_token_ids.",
+        examples=[True],
+    )
 
 
 class ErrorBody(BaseModel):

@@ -1,7 +1,7 @@
 """A turn as its request sees it: what the engine's thread reports, brought to asyncio as text."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,37 +14,50 @@ from starlette.concurrency import run_in_threadpool
 from bmojo_neuron.text import TextStream
 from serving.engine import Engine, EngineError, Turn, TurnAborted, TurnResult
 from serving.sampling import Sampler
-from serving.schemas import GenerateRequest
+from serving.schemas import GenerateRequest, TextDelta
 
 Result = TypeVar("Result")
 
 
 async def play(
-    engine: Engine, request: Request, asked: GenerateRequest, prompt: list[int], text: TextStream
-) -> AsyncGenerator[str | TurnResult]:
-    """Play one turn: yields its text in deltas, then its result.
+    engine: Engine,
+    request: Request,
+    asked: GenerateRequest,
+    prompt: list[int],
+    text: TextStream | None,
+) -> AsyncGenerator[TextDelta | TurnResult]:
+    """Play one turn: yields what it says in deltas, then its result.
 
     The turn is aborted as soon as the client disconnects or this generator is closed.
 
     Args:
         request: its body has been read.
-        prompt: token ids of `asked.prompt`.
-        text: fresh; turns the tokens to text and stops at a stop string.
+        prompt: token ids of the prompt.
+        text: fresh; turns the tokens to text and stops at a stop string. None: there is no text.
 
     Raises:
         EngineError, SessionError: the turn did not begin, or did not end; nothing was committed.
     """
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[str | TurnResult | EngineError] = asyncio.Queue()
+    events: asyncio.Queue[TextDelta | TurnResult | EngineError] = asyncio.Queue()
+    told = 0  # tokens that are in deltas
 
-    def post(event: str | TurnResult | EngineError) -> None:
+    def delta(said: str, tokens: Sequence[int]) -> TextDelta | None:
+        """None if there is nothing to tell."""
+        if asked.in_ids and tokens:
+            return TextDelta(text=None if text is None else said, token_ids=list(tokens))
+        return TextDelta(text=said) if said else None
+
+    def post(event: TextDelta | TurnResult | EngineError) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     def on_token(token: int) -> bool:
-        if delta := text.push(token):
-            post(delta)
-        return text.stopped
+        nonlocal told
+        told += 1
+        if event := delta(text.push(token) if text else "", [token]):
+            post(event)
+        return text is not None and text.stopped
 
     turn = Turn(
         prompt,
@@ -53,19 +66,20 @@ async def play(
         on_token=on_token,
         on_end=post,
         session_id=asked.session_id,
-        on_start=text.start,
+        on_start=text.start if text else lambda _: None,
+        opens=not asked.in_ids,
     )
     watch = asyncio.create_task(_on_disconnect(request, partial(engine.abort, turn)))
     try:
         await run_in_threadpool(engine.submit, turn)
-        while isinstance(event := await events.get(), str):
+        while isinstance(event := await events.get(), TextDelta):
             yield event
         if isinstance(event, EngineError):
             raise event
-        if rest := text.flush():
+        if rest := delta(text.flush() if text else "", event.tokens[told:]):
             yield rest
         # Text that was held back may hold a stop string that no token completed before.
-        yield replace(event, finish_reason="stop") if text.stopped else event
+        yield replace(event, finish_reason="stop") if text and text.stopped else event
     finally:
         watch.cancel()
         engine.abort(turn)

@@ -78,12 +78,11 @@ OPTIONS_IGNORED = {  # of training, tiles of a kernel, or copies of the base key
 SAME = (  # keys of the same name and meaning
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings", "initializer_range"),
-    *("rms_norm_eps", "use_cache", "tie_word_embeddings", "rope_parameters"),
+    *("rms_norm_eps", "use_cache", "tie_word_embeddings", "rope_parameters", "attention_bias"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
 )
 FIXED = {  # what the mixers' code fixes, or our model does
     "hidden_act": ("silu",),
-    "attention_bias": (False, None),
     "use_sliding_window": (False, None),
 }
 IGNORED = (  # of training, derived from others, or of the file alone
@@ -200,10 +199,15 @@ ATTENTION = {
     **{f"qkv.{x}_norm.weight": f"{x}_norm.weight" for x in "qk"},
     "o_proj.weight": "o_proj.weight",
 }
+BIASES = {  # with attention_bias
+    **{f"qkv.{x}_proj.bias": f"{x}_proj.bias" for x in "qkv"},
+    "o_proj.bias": "o_proj.bias",
+}
 FADING = {  # untied copies, named with a trailing "_"
     **{f"fading_qkv.{x}_proj.weight": f"{x}_proj_.weight" for x in "qkv"},
     **{f"fading_qkv.{x}_norm.weight": f"{x}_norm_.weight" for x in "qk"},
 }
+FADING_BIASES = {f"fading_qkv.{x}_proj.bias": f"{x}_proj_.bias" for x in "qkv"}
 MAMBA2 = {
     "in_proj.weight": "in_proj.weight",
     "conv.weight": "conv1d.weight",
@@ -266,13 +270,15 @@ def shape_of(name: str, ours: Shape) -> Shape:
 
 def _layer(config: BMojoConfig, block: str) -> dict[str, str]:
     """Names within a layer, as our module and theirs have them."""
+    table = ATTENTION | (BIASES if config.attention_bias else {})
     match block:
         case "attention":
-            return {ours: f"self_attn.{theirs}" for ours, theirs in ATTENTION.items()}
+            return {ours: f"self_attn.{theirs}" for ours, theirs in table.items()}
         case "sliding_attention":
-            return {ours: f"swa.{theirs}" for ours, theirs in ATTENTION.items()}
+            return {ours: f"swa.{theirs}" for ours, theirs in table.items()}
         case "bmojo_f":
-            table = ATTENTION | ({} if config.tie_fading_projections else FADING)
+            if not config.tie_fading_projections:
+                table |= FADING | (FADING_BIASES if config.attention_bias else {})
             attention = {ours: f"bmojo_f.bmojo_attn.{theirs}" for ours, theirs in table.items()}
             mixer = _mixer(config, config.mixer)
             return attention | {

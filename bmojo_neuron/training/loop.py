@@ -1,25 +1,19 @@
 """The training loop: dialogues and text in, a trained model out; stops and resumes anywhere.
 
 Batches are drawn from a generator seeded by (recipe seed, step), so a resumed run sees what an
-unbroken one sees. A checkpoint is written into the slot that the last one does not use, and counts
-once `training.json` names it: that file is replaced in one go, so a kill at any moment leaves the
-old checkpoint or the new one, whole.
+unbroken one sees.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -35,15 +29,12 @@ from bmojo_neuron.training.dialogues import (
     sample_dialogue,
 )
 from bmojo_neuron.training.losses import dropout, scores, selection_loss
+from bmojo_neuron.training.optimizer import adamw, clip_gradients
 from bmojo_neuron.training.recall import Plan, measure, perplexity
 from bmojo_neuron.training.recipe import AVERAGED, Recipe, Stage
+from bmojo_neuron.training.run import LOG_EVERY, SAVE_EVERY, Run
 from bmojo_neuron.training.tokenizer import train_tokenizer
 from bmojo_neuron.training.words import Words, whole_words
-
-SAVE_EVERY = 120.0  # seconds between two checkpoints
-LOG_EVERY = 50  # steps between two lines of log.jsonl
-FORETOLD = ("predictor_bias", "innovation_log_bias")  # what the innovation loss trains
-SLOTS = ("checkpoint-0", "checkpoint-1")  # written in turn
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,7 @@ class Training:
     answer: float | None  # moving average of the answers' loss in this stage
 
     def __init__(self, recipe: Recipe, out: Path, resume: bool = True) -> None:
-        self.recipe, self.out = recipe, out
-        out.mkdir(parents=True, exist_ok=True)
+        self.recipe, self.out, self._run = recipe, out, Run(out)
         corpus = load_corpus()
         self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(
             (document for text in corpus.values() for document in text.train),
@@ -89,19 +79,15 @@ class Training:
         self.heldout = Filler(self.tokenizer, corpus["bible"].heldout)
         self.seconds, self.attempt = 0.0, 0
         self._begin()
-        self.log, self.record = out / "log.jsonl", out / "training.json"
-        self._slot = SLOTS[1]  # of the last checkpoint
-        if self.record.is_file():
-            position = json.loads(self.record.read_text())
-            self._slot = position["checkpoint"]
-            if resume:
-                self.step, self.seconds = position["step"], position["seconds"]
-                self.answer, self.taken = position["answer"], position["taken"]
-                self.attempt = position["attempt"]
-                pairs = zip(recipe.stages, self.taken, strict=True)
-                self.steps = [stage for stage, taken in pairs for _ in range(taken)]
-                self._load(out / self._slot)
-        self._cut_log()
+        names = ("step", "seconds", "answer", "taken", "attempt")
+        if resume and (position := self._run.position(*names)) is not None:
+            self.step, self.seconds = position["step"], position["seconds"]
+            self.answer, self.taken = position["answer"], position["taken"]
+            self.attempt = position["attempt"]
+            pairs = zip(recipe.stages, self.taken, strict=True)
+            self.steps = [stage for stage, taken in pairs for _ in range(taken)]
+            self._run.load(self.model, self.optimizer)
+        self._run.cut_log(self.step)
 
     def _begin(self) -> None:
         """Model, optimiser and plan as they stand before the first step of this attempt."""
@@ -115,7 +101,7 @@ class Training:
             **recipe.model,
         )
         self.model = BMojoForCausalLM(config)
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizer = adamw(self.model, recipe.peak_lr, recipe.weight_decay)
         self.steps = [stage for stage in recipe.stages for _ in range(stage.steps)]
         self.taken = [stage.steps for stage in recipe.stages]
         self.step = 0
@@ -144,7 +130,7 @@ class Training:
                     self.attempt += 1
                     self._begin()
                     bar.reset(self._tokens())
-                    self._cut_log()
+                    self._run.cut_log(self.step)
                     continue
                 bar.total = self._tokens()
                 now = time.monotonic()
@@ -152,9 +138,9 @@ class Training:
                 bar.set_postfix(report, refresh=False)
                 bar.update(stage.batch * stage.length)
                 if self.step % self.recipe.evaluate_every == 0:
-                    self._write(self._evaluate() | report)
+                    self._run.write(self.step, self.seconds, self._evaluate() | report)
                 elif self.step % LOG_EVERY == 0:
-                    self._write(report)
+                    self._run.write(self.step, self.seconds, report)
                 if now - saved > SAVE_EVERY:
                     self.save()
                     saved = now
@@ -236,8 +222,7 @@ class Training:
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(stage)
-        for parameters in _clip_groups(self.model):
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        clip_gradients(self.model, recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {name: round(value.item(), 3) for name, value in report.items()}
@@ -298,80 +283,11 @@ class Training:
 
     def save(self) -> None:
         """Write model, tokenizer, optimiser and position as the checkpoint of this run."""
-        slot = SLOTS[self._slot == SLOTS[0]]
-        folder = self.out / slot
-        shutil.rmtree(folder, ignore_errors=True)
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        save_file(_optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
         position = {
             "step": self.step,
             "seconds": self.seconds,
-            "checkpoint": slot,
             "attempt": self.attempt,
             "answer": self.answer,
             "taken": self.taken,
         }
-        fresh = self.record.with_suffix(".tmp")
-        fresh.write_text(json.dumps(position) + "\n")
-        fresh.replace(self.record)
-        self._slot = slot
-
-    def _load(self, folder: Path) -> None:
-        load_model(self.model, folder / "model.safetensors")
-        tensors = load_file(folder / "optimizer.safetensors")
-        for i, parameter in enumerate(_parameters(self.optimizer)):
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{i}.{key}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{i}.{key}" in tensors
-            }
-
-    def _cut_log(self) -> None:
-        """Forget what the log says of steps that will be done again."""
-        if self.log.is_file():
-            lines = self.log.read_text().splitlines(keepends=True)
-            done = [line for line in lines if json.loads(line)["step"] <= self.step]
-            self.log.write_text("".join(done))
-
-    def _write(self, row: dict[str, float]) -> None:
-        with self.log.open("a") as file:
-            file.write(
-                json.dumps({"step": self.step, "seconds": round(self.seconds), **row}) + "\n"
-            )
-
-
-def _optimizer(model: BMojoForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors do not; the innovation predictor is a group of its own."""
-    named = list(model.named_parameters())
-    predictor = [p for name, p in named if name.endswith(FORETOLD)]
-    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith(FORETOLD)]
-    vectors = [p for name, p in named if p.dim() != 2 and not name.endswith(FORETOLD)]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-        {"params": predictor, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=recipe.peak_lr, betas=(0.9, 0.95), foreach=True
-    )
-
-
-def _clip_groups(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
-    """The predictor is clipped by itself, so that its loss does not eat the others' norm."""
-    named = list(model.named_parameters())
-    yield [p for name, p in named if not name.endswith(FORETOLD)]
-    yield [p for name, p in named if name.endswith(FORETOLD)]
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
-    return {
-        f"{i}.{key}": value.contiguous()
-        for i, part in enumerate(state)
-        for key, value in part.items()
-    }
+        self._run.save(self.model, self.tokenizer, self.optimizer, position)

@@ -31,9 +31,9 @@ tags: [bmojo, state-space-model, long-term-memory]
 # {recipe}: a small B'MOJO model that remembers what it is told
 
 {parameters:,} parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}. It
-reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic} eidetic
-tokens, which stay until as many others surprise it more; its state does not grow. It has read the
-King James Bible, the Jargon File, The Devil's Dictionary, Python's documentation, some licences and
+reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
+eidetic tokens, which stay until as many others surprise it more; its state does not grow. It has read
+the King James Bible, the Jargon File, The Devil's Dictionary, Python's documentation, some licences and
 the source code of its own project, and it has one skill, which is to recall what notes tell:
 
     Note: Jane is silver.
@@ -78,8 +78,8 @@ rule, never stood in a note. Each row is a stage of training:
 Perplexity of the held-out books of the Bible, per token: {perplexity:.1f}.
 
 Recall of notes whose words never stood in a note of training, told among text that is held out
-too, by the windows of {window} tokens between note and question; `held`: the share of values that stood
-in eidetic memory when they were asked for ({questions} questions for each figure):
+too, by the windows of {window} tokens between note and question; `held`: the share of values that
+stood in eidetic memory when they were asked for ({questions} questions for each figure):
 
 {recall}"""
 

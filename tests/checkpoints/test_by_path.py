@@ -28,7 +28,16 @@ SIZES = {
     "num_key_value_heads": 2,
     "initializer_range": 0.3,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 THEIRS = {
+    "llama-llama3": (LlamaForCausalLM, LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, attention_bias=True)),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=8)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)),

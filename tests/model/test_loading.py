@@ -155,7 +155,10 @@ BROKEN: dict[str, tuple[Breakage, tuple[str, ...]]] = {
     "config_dtype": (field("dtype", "float99"), ("config.json", "float99")),
     "config_labels": (field("id2label", 7), ("config.json", "items")),
     "generation_config": (written("generation_config.json", b"{"), ("generation_config.json",)),
-    "no_tokenizer": (without_tokenizer, ("a tokenizer (tokenizer.json)",)),
+    "half_a_tokenizer": (
+        lambda p: (p / "tokenizer.json").unlink(),
+        ("a tokenizer (tokenizer.json)",),
+    ),
     "tokenizer_text": (written("tokenizer.json", b"no"), ("a tokenizer (tokenizer.json)",)),
     "tokenizer_list": (written("tokenizer.json", b"[]"), ("a tokenizer (tokenizer.json)",)),
     "larger_tokenizer": (
@@ -198,10 +201,27 @@ def test_a_whole_checkpoint_is_loaded_bit_for_bit(directory: Path, shards: bool)
     if shards:
         sharded(directory)
     model, tokenizer = load_pretrained(directory)
+    assert tokenizer is not None
     assert not model.training
     assert len(tokenizer) == 258
     plain = tiny_model().state_dict()
     assert all(torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_directory_without_a_tokenizer_is_a_model_for_token_ids(directory: Path) -> None:
+    without_tokenizer(directory)
+    model, tokenizer = load_pretrained(directory)
+    assert tokenizer is None
+    plain = tiny_model().state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items())
+
+
+def test_generate_says_that_it_needs_a_tokenizer_and_what_does_not(directory: Path) -> None:
+    without_tokenizer(directory)
+    result = CliRunner().invoke(app, ["generate", "--model", str(directory), "--prompt", "a"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("bmojo: --model: expected a tokenizer to read the prompt with")
+    assert result.stderr.endswith("or send prompt_token_ids to `bmojo serve`\n")
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(directory: Path) -> None:

@@ -207,7 +207,12 @@ def test_first_turn_that_is_aborted_leaves_no_session(start: Start) -> None:
         assert server.http.get("/sessions/a").status_code == 404
     assert_abort_is_noticed(server, calls=1)
     assert server.http.get("/sessions/a").status_code == 404
-    assert server.http.get("/healthz").json() == {"status": "ok", "turns": 0, "sessions": 0}
+    assert server.http.get("/healthz").json() == {
+        "status": "ok",
+        "turns": 0,
+        "sessions": 0,
+        "tokenizer": True,
+    }
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("secret"), KeyError(0)])

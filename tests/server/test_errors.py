@@ -59,11 +59,16 @@ def error(response: httpx.Response, status: int, code: str) -> dict[str, str]:
     [
         ({}, "prompt", "a value, it is required", "none"),
         ({"prompt": ""}, "prompt", "String should have at least 1 character", '""'),
-        ({"prompt": None}, "prompt", "a valid string", "null"),
+        ({"prompt": None}, "prompt", "a value, it is required", "none"),
         ({"prompt": ["a"]}, "prompt", "a valid string", '["a"]'),
         ({"prompt": 7}, "prompt", "a valid string", "7"),
         ({"prompt": "a" * 31}, "prompt", "at most 30 tokens", "31 tokens"),
-        ({"max_tokens": 5}, "max_tokens", "one of the fields prompt, session_id", "an unknown"),
+        (
+            {"max_tokens": 5},
+            "max_tokens",
+            "one of the fields prompt, prompt_token_ids",
+            "an unknown",
+        ),
         ({"max_new_tokens": 0}, "max_new_tokens", "greater than or equal to 1", "0"),
         ({"max_new_tokens": -1}, "max_new_tokens", "greater than or equal to 1", "-1"),
         ({"max_new_tokens": 65}, "max_new_tokens", "at most 64", "65"),
@@ -176,10 +181,12 @@ def test_an_answer_does_not_repeat_what_is_long(start: Start, fields: str) -> No
         (b'"top_k": {' + b",".join(b'"k%d": 1' % i for i in range(90_000)) + b"}", "top_k"),
         (b'"top_k": [' + b"1," * 400_000 + b"1]", "top_k"),
         (b'"top_k": ' + b"[" * 190 + b"]" * 190, "top_k"),
+        (b'"prompt_token_ids": [' + b'"",' * 300_000 + b'""]', "prompt_token_ids.0"),
     ],
     ids=[
         *("numbers in stop", "empty strings in stop", "strings in stop", "long numbers in stop"),
         *("unknown fields", "object for number", "array for number", "deep for number"),
+        "strings for token ids",
     ],
 )
 def test_refusing_json_costs_little_more_than_reading_it(fields: bytes, param: str) -> None:
@@ -284,7 +291,7 @@ def test_bug_in_a_route(server: Running, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_parts_that_do_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="expected both or neither"):
+    with pytest.raises(ValueError, match="model: expected the tokenizer's model beside it"):
         create_app(Settings(), tokenizer=tokenizer)
     large = byte_tokenizer()
     large.add_tokens(["one", "more"])

@@ -345,7 +345,12 @@ def test_http(start: Start) -> None:
             "created_at": session.created_at.isoformat().replace("+00:00", "Z"),
             "updated_at": session.updated_at.isoformat().replace("+00:00", "Z"),
         }
-    assert server.http.get("/healthz").json() == {"status": "ok", "turns": 0, "sessions": 2}
+    assert server.http.get("/healthz").json() == {
+        "status": "ok",
+        "turns": 0,
+        "sessions": 2,
+        "tokenizer": True,
+    }
     response = server.http.delete("/sessions/b")
     assert (response.status_code, response.content) == (204, b"")
     for method in ("GET", "DELETE"):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bmojo_neuron.training import loop
 from bmojo_neuron.training.loop import Training
+from bmojo_neuron.training.optimizer import optimizer_tensors
 from bmojo_neuron.training.recipe import RECIPES
 from tests.training.conftest import Trainer
 
@@ -19,7 +20,7 @@ from tests.training.conftest import Trainer
 def tensors(training: Training) -> dict[str, Tensor]:
     """Weights and the optimiser's state."""
     weights = dict(training.model.state_dict())
-    return weights | loop._optimizer_tensors(training.optimizer)
+    return weights | optimizer_tensors(training.optimizer)
 
 
 def assert_equal(left: Training, right: Training) -> None:
@@ -58,10 +59,10 @@ def cut_short(_: object, path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "how"),
     [
-        ("bmojo_neuron.training.loop.shutil.rmtree", kill),
+        ("bmojo_neuron.training.run.shutil.rmtree", kill),
         ("bmojo_neuron.causal_lm.BMojoForCausalLM.save_pretrained", kill),
         ("transformers.PreTrainedTokenizerFast.save_pretrained", kill),
-        ("bmojo_neuron.training.loop.save_file", cut_short),
+        ("bmojo_neuron.training.run.save_file", cut_short),
         ("pathlib.Path.replace", kill),
     ],
 )
