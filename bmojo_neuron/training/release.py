@@ -32,9 +32,10 @@ tags: [bmojo, state-space-model, long-term-memory]
 
 {parameters:,} parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}. It
 reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
-eidetic tokens, which stay until as many others surprise it more; its state does not grow. It has read
-the King James Bible, the Jargon File, The Devil's Dictionary, Python's documentation, some licences and
-the source code of its own project, and it has one skill, which is to recall what notes tell:
+eidetic tokens, which stay until as many others surprise it more; its state does not grow. It has
+read the King James Bible, the Jargon File, The Devil's Dictionary, Python's documentation, some
+licences and the source code of its own project, and it has one skill, which is to recall what notes
+tell:
 
     Note: Jane is silver.
     (any other text)
