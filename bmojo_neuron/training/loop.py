@@ -249,8 +249,7 @@ class Training:
         loss = stage.text_weight * other + answer + self._innovation_loss(innovation)
         report = {"answer": answer}
         if stage.selection:
-            slots = self.model.config.eidetic_size
-            missed = torch.stack([selection_loss(s, batch.values, slots) for s in score]).mean()
+            missed = torch.stack([selection_loss(s, batch.values) for s in score]).mean()
             loss = loss + stage.selection * missed
             report["selection"] = missed
         return loss, report

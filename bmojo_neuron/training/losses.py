@@ -15,9 +15,11 @@ from torch.nn.functional import softplus
 from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.eidetic import EideticMemory
 
-TEMPERATURE, MARGIN = 0.3, 0.3  # of the selection loss, in units of the score
+# Of the selection loss, in units of the score: where values are told from filler, how clearly, and
+# how softly. A threshold that follows the scores' rank instead drives filler's innovation to zero,
+# and the fading memory with it.
+THRESHOLD, MARGIN, TEMPERATURE = 1.0, 0.3, 0.3
 FILLER_WEIGHT = 4.0  # of filler that is let in against values that are not
-LEAST_RANK, SLACK = 8, 2  # the threshold stands at rank max(LEAST_RANK, SLACK * values)
 
 
 @contextmanager
@@ -59,16 +61,12 @@ def scores(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def selection_loss(score: Tensor, is_value: Tensor, slots: int) -> Tensor:
-    """How far the values of notes are from being held by few slots, and filler from being left out.
-
-    The threshold is the score at rank SLACK times the number of values of each row, as if memory
-    had no more slots than that.
+def selection_loss(score: Tensor, is_value: Tensor) -> Tensor:
+    """How far the values of notes are from standing out, and all else from not doing so.
 
     Args:
         score: (B, T), with gradient.
         is_value: (B, T) bool.
-        slots: M; the threshold's rank is at most this.
 
     Returns:
         A scalar; 0 where no row has values.
@@ -76,10 +74,7 @@ def selection_loss(score: Tensor, is_value: Tensor, slots: int) -> Tensor:
     rows = is_value.any(1)
     if not rows.any():
         return score.new_zeros(())
-    score, is_value = score[rows], is_value[rows]
-    rank = (SLACK * is_value.sum(1)).clamp(min=LEAST_RANK, max=min(slots, score.shape[1])) - 1
-    best = score.detach().sort(dim=1, descending=True).values
-    above = score - best.gather(1, rank.unsqueeze(1))
+    above, is_value = score[rows] - THRESHOLD, is_value[rows]
     values = softplus((MARGIN - above) / TEMPERATURE)[is_value].mean()
-    filler = softplus((MARGIN + above) / TEMPERATURE)[~is_value].mean()
-    return values + FILLER_WEIGHT * filler
+    others = softplus((MARGIN + above) / TEMPERATURE)[~is_value].mean()
+    return values + FILLER_WEIGHT * others

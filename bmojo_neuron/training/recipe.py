@@ -39,7 +39,7 @@ class Stage:
     copies: float = 0.1
     changed: float = 0.4
     untold: float = 0.1
-    text: float = 0.4
+    text: float = 0.45
     text_weight: float = 0.2
     selection: float = 0.2
     until: float | None = None
@@ -99,7 +99,7 @@ class Recipe:
         }
     )
     text_loss_share: float = 0.15
-    seed: int = 20240706
+    seed: int = 7
     attempts: int = 4
     evaluate_every: int = 500
     windows: tuple[int, ...] = (0, 4, 16)  # distances of the recall that the log tells
@@ -120,19 +120,15 @@ RECIPES = {
         stages=(
             Stage(
                 *(3_000_000, 64, 32, (2, 4), (0.0, 0.2)),
-                copies=0.5,
-                untold=0.0,
-                text=0.2,
-                selection=0.0,
-                until=0.9,
-                lr=4e-3,
+                **{"copies": 0.7, "untold": 0.0, "text": 0.0, "selection": 0.0},
+                **{"until": 0.6, "lr": 4e-3},
             ),
-            Stage(1_000_000, 128, 16, (2, 8), (0.0, 0.5)),
-            Stage(1_500_000, 256, 16, (3, 12), (0.2, 0.8)),
-            Stage(2_500_000, 512, 8, (4, 16), (0.3, 0.9)),
-            Stage(4_000_000, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
+            Stage(800_000, 128, 16, (2, 8), (0.0, 0.5)),
+            Stage(1_200_000, 256, 16, (3, 12), (0.2, 0.8)),
+            Stage(2_000_000, 512, 8, (4, 16), (0.3, 0.9)),
+            Stage(3_500_000, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
             Stage(1_500_000, 3072, 2, (4, 32), (0.8, 0.98), changed=0.5),
-            Stage(1_000_000, 512, 8, (2, 16), (0.4, 0.9), changed=0.6, untold=0.15, text=0.5),
+            Stage(3_000_000, 512, 8, (2, 16), (0.4, 0.9), changed=0.6, untold=0.15, text=0.7),
         ),
     ),
 }
