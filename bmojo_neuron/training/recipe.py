@@ -120,8 +120,12 @@ RECIPES = {
         stages=(
             Stage(
                 *(3_000_000, 64, 32, (2, 4), (0.0, 0.2)),
-                **{"copies": 0.7, "untold": 0.0, "text": 0.0, "selection": 0.0},
-                **{"until": 0.6, "lr": 4e-3},
+                copies=0.7,
+                untold=0.0,
+                text=0.0,
+                selection=0.0,
+                until=0.6,
+                lr=4e-3,
             ),
             Stage(800_000, 128, 16, (2, 8), (0.0, 0.5)),
             Stage(1_200_000, 256, 16, (3, 12), (0.2, 0.8)),
