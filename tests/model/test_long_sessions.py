@@ -136,7 +136,7 @@ def test_the_full_form_of_a_long_sequence_agrees(model, ids):
     with torch.no_grad():
         (h,), _ = model.model.full(ids)
         logits = model.lm_head(h[0])
-    steps, sets, _ = feed(model, ids, [WINDOW * 25] * (LENGTH // (WINDOW * 25)))
+    steps, _, _ = feed(model, ids, [WINDOW * 25] * (LENGTH // (WINDOW * 25)))
     agreeing = [
         torch.allclose(logits[at - 1], steps[at], atol=1e-3, rtol=1e-3) for at in sorted(steps)
     ]
