@@ -156,10 +156,50 @@ def serve(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Option(help="Name of what to train: model, data, curriculum.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of what to train: model, data, curriculum.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Model directory to fine-tune on --text, of any family.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 file; its end is held out.")] = None,
+    distill: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Transformer that --init was primed from: train the replaced layers alone, "
+            "each to answer as the one before it did."
+        ),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Directory of the run: checkpoints, then model.")
-    ] = Path("runs/default"),
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Directory of the run: checkpoints, then model. runs/default if not given, with "
+            "--init runs/finetuned.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Fine-tuning: optimiser steps; 1000 if not given.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Fine-tuning: sequences per step; 4 if not given.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Fine-tuning: tokens a sequence; 1024 if not given.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Fine-tuning: peak learning rate; 3e-4 if not given.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Fine-tuning: of the batches; 0 if not given.")
+    ] = None,
+    parse_special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special-tokens",
+            help="Names of special tokens in the text are these tokens, not text.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option(help="Go on from the checkpoint in the directory, if there is one.")
     ] = True,
@@ -170,13 +210,56 @@ def train(
         bool, typer.Option("--install", help="Put the model into this package, as its own.")
     ] = False,
 ) -> None:
-    """Train a model. Can be stopped at any time and started again.
+    """Train a model from a recipe, or fine-tune one on a text. Can be stopped at any time and
+    started again.
 
-    A run that is through prints its report (held-out perplexity, recall by distance) and leaves its
-    model in OUT/model.
+    A run that is through prints its report (held-out perplexity, with a recipe recall by distance)
+    and leaves its model in OUT/model.
     """
     from transformers.utils.logging import disable_progress_bar
 
+    if (recipe is None) == (init is None):
+        _fail(
+            "--recipe or --init: expected one of them, got " + ("both", "none")[recipe is None], 2
+        )
+    options: dict[str, Any] = {
+        "steps": steps,
+        "batch": batch,
+        "length": length,
+        "lr": lr,
+        "seed": seed,
+        "parse_special_tokens": parse_special_tokens or None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    disable_progress_bar()  # that of each checkpoint; the run has its own
+    if init is None:
+        of_init = {"text": text, "distill": distill} | options
+        _refuse_with("--recipe", [name for name, value in of_init.items() if value is not None])
+        _train_recipe(str(recipe), out or Path("runs/default"), resume, max_minutes, install)
+        return
+    _refuse_with("--init", ["install"] if install else [])
+    if text is None:
+        _fail("--text: expected a file to fine-tune --init on, got none", code=2)
+    from bmojo_neuron.training.finetune import Finetuning, Options
+
+    with _one_line_errors():
+        run = Finetuning(
+            init, text, out or Path("runs/finetuned"), Options(**options), distill, resume
+        )
+        run.run(max_minutes)
+        if run.step == run.options.steps:
+            typer.echo(json.dumps(run.finish(), indent=2))
+
+
+def _refuse_with(way: str, names: list[str]) -> None:
+    if names:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        _fail(f"{given}: not taken with {way}; leave it out", code=2)
+
+
+def _train_recipe(
+    recipe: str, out: Path, resume: bool, max_minutes: float | None, install: bool
+) -> None:
     from bmojo_neuron.training.loop import Training
     from bmojo_neuron.training.recipe import RECIPES
     from bmojo_neuron.training.release import install as install_model
@@ -184,11 +267,8 @@ def train(
 
     if recipe not in RECIPES:
         _fail(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}", code=2)
-    disable_progress_bar()  # that of each checkpoint; the run has its own
-    try:
+    with _one_line_errors():
         training = Training(RECIPES[recipe], out, resume=resume)
-    except FileNotFoundError as error:
-        _fail(str(error), code=1)
     training.run(max_minutes)
     if training.step < len(training.steps):
         if install:

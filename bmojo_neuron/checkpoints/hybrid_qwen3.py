@@ -81,6 +81,7 @@ SAME = (  # keys of the same name and meaning
     *("rms_norm_eps", "use_cache", "tie_word_embeddings", "rope_parameters", "attention_bias"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
 )
+DEFAULTS: dict[str, Any] = {"head_dim": 128, "tie_word_embeddings": False}  # not ours
 FIXED = {  # what the mixers' code fixes, or our model does
     "hidden_act": ("silu",),
     "use_sliding_window": (False, None),
@@ -123,7 +124,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     if given.get("intermediate_size") == 0:
         raise ValueError(f"intermediate_size: expected an MLP in each layer of {MODEL_TYPE}, got 0")
     pattern = _pattern(given)
-    fields = {name: given[name] for name in SAME if given.get(name) is not None}
+    fields = DEFAULTS | {name: given[name] for name in SAME if given.get(name) is not None}
     fields["rope_parameters"] = _rope(given)
     if "torch_dtype" in given:
         fields.setdefault("dtype", given["torch_dtype"])
@@ -188,7 +189,8 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
     held = read_config(given)
     for name in BMojoConfig.__annotations__:
         fixed, value = getattr(held, name), getattr(config, name)
-        if "mamba2_config" in given and name.startswith("mamba2_") and fixed != value:
+        counts = "mamba2_config" in given and name.startswith("mamba2_")
+        if (counts or name in ("qk_norm", "mlp_bias")) and fixed != value:
             raise ValueError(f"{name}: expected {fixed!r}, as {MODEL_TYPE} has it, got {value!r}")
     return given
 

@@ -37,27 +37,28 @@ class Tensors:
         shapes: of all tensors, from the files' headers.
 
     Raises:
-        ValueError: there are no safetensors files, one is missing or broken, or the index names
-            tensors that its files lack.
+        ValueError: there are no safetensors files, one is missing or broken, or the index does not
+            say in which one file each tensor is.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._files = _files(directory)
         self.shapes: dict[str, Shape] = {}
+        held: dict[str, list[str]] = {}
         for file in sorted(set(self._files.values())):
             try:
                 with safe_open(directory / file, "pt") as opened:
                     for name in opened.keys():  # noqa: SIM118 (it is no dict)
                         self.shapes[name] = tuple(opened.get_slice(name).get_shape())
+                        held.setdefault(name, []).append(file)
             except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"{file}: expected a whole safetensors file in {directory}, got: {error}"
                 ) from error
-        absent = sorted(self._files.keys() - self.shapes.keys())
-        if absent and SINGLE not in self._files.values():
-            raise ValueError(f"{INDEX}: names tensors that its files lack: {some(absent)}")
-        self._files = {name: self._files.get(name, SINGLE) for name in self.shapes}
+        if self._files != {"*": SINGLE}:
+            _check_index(self._files, held)
+        self._files = {name: files[0] for name, files in held.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.directory / self._files[name], "pt") as opened:
@@ -82,6 +83,18 @@ def _files(directory: Path) -> dict[str, str]:
         f"{SINGLE}: expected safetensors files in {directory}, got {got}; "
         "save_pretrained of a current transformers writes them"
     )
+
+
+def _check_index(named: Mapping[str, str], held: Mapping[str, list[str]]) -> None:
+    faults = {
+        "names tensors that its files lack": named.keys() - held.keys(),
+        "names no file for tensors that its files hold": held.keys() - named.keys(),
+        "names one file for tensors that several hold": {n for n in held if len(held[n]) > 1},
+        "names the wrong file for": {n for n in held if named.get(n) not in held[n]},
+    }
+    for what, tensors in faults.items():
+        if tensors:
+            raise ValueError(f"{INDEX}: {what}: {some(tensors)}")
 
 
 def some(names: Iterable[str]) -> str:

@@ -103,6 +103,8 @@ def test_a_format_that_cannot_hold_a_model_says_so_and_writes_nothing(tmp_path):
         ("mamba2_norm_groups", 1),
         ("mamba2_norm_eps", 1e-3),
         ("intermediate_size", 0),
+        ("qk_norm", False),
+        ("mlp_bias", True),
     ],
 )
 def test_a_field_that_a_format_fixes_must_have_its_value(name, value, tmp_path):
@@ -217,6 +219,26 @@ def test_an_index_that_names_what_is_not_there_is_refused(saved, tmp_path):
     (tmp_path / "many" / first).unlink()
     with pytest.raises(ValueError, match=first):
         load_checkpoint(tmp_path / "many")
+
+
+def test_an_index_must_say_in_which_one_file_each_tensor_is(saved, tmp_path):
+    convert(saved, tmp_path / "many", "hybrid_qwen3", max_shard_size=20_000)
+    index, norm = tmp_path / "many" / "model.safetensors.index.json", "model.norm.weight"
+    whole = json.loads(index.read_text())
+    files = sorted(set(whole["weight_map"].values()))
+    other = next(file for file in files if file != whole["weight_map"][norm])
+
+    def expect(message: str, weight_map: dict[str, str]) -> None:
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(ValueError, match=f"{message}: {norm}$"):
+            load_checkpoint(tmp_path / "many")
+
+    absent = {name: file for name, file in whole["weight_map"].items() if name != norm}
+    expect("names no file for tensors that its files hold", absent)
+    expect("names the wrong file for", whole["weight_map"] | {norm: other})
+    tensors = load_file(tmp_path / "many" / other)
+    save_file(tensors | {norm: torch.zeros(32)}, tmp_path / "many" / other)
+    expect("names one file for tensors that several hold", whole["weight_map"])
 
 
 def test_a_pickle_is_refused_with_the_way_out(theirs):

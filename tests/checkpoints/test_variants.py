@@ -178,3 +178,18 @@ def test_overrides_of_gka_are_merged_over_its_options():
     config = given_of("GKA", gka_config={"num_iter": 30, "ridge_strength": 0.5})
     read = read_config(config | {"gka_overrides": {"num_iter": 7}})
     assert (read.gka_num_iter, read.gka_ridge) == (7, 0.5)
+
+
+def test_absent_keys_have_the_defaults_of_the_family():
+    config = given_of("*-BMF")
+    for name in ("head_dim", "tie_word_embeddings", "bmojo_config", "attention_bias"):
+        config.pop(name, None)
+    read = read_config(config)
+    assert (read.head_dim, read.tie_word_embeddings, read.attention_bias) == (128, False, False)
+    assert (read.mixer, read.window, read.tie_fading_projections) == ("mamba2", 2048, True)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "4", True, None])
+def test_a_window_of_swa_of_no_size_is_refused(size):
+    with pytest.raises(ValueError, match=r"^swa_config\.window_size: expected an integer of at"):
+        read_config(given_of("SWA", swa_config={"window_size": size}))

@@ -47,6 +47,14 @@ def test_help(command: tuple[str, ...]) -> None:
         (["serve", "no-such-model"], "no-such-model"),
         (["serve", "--port", "70000"], "--port"),
         (["train", "--recipe", "no-such-recipe"], "no-such-recipe"),
+        (["train"], "--recipe or --init: expected one of them, got none"),
+        (["train", "--recipe", "default", "--init", "x"], "expected one of them, got both"),
+        (["train", "--init", "x"], "--text"),
+        (["train", "--init", "no-such-model", "--text", "README.md"], "no-such-model"),
+        (["train", "--init", "x", "--text", "y", "--steps", "0"], "--steps"),
+        (["train", "--init", "x", "--text", "y", "--length", "1"], "--length"),
+        (["train", "--init", "x", "--text", "README.md", "--lr", "nan"], "lr: expected"),
+        (["train", "--init", "x", "--text", "y", "--install"], "--install: not taken with --init"),
         (["sing"], "sing"),
     ],
 )
@@ -128,6 +136,52 @@ def test_train_reports_and_installs_when_it_is_through(
     assert ("10.5" in result.stdout) == ends
     assert installed == ([tmp_path] if asked and ends else [])
     assert ("step 1 of 2" in result.stderr) == (asked and not ends)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--text", "x"), ("--distill", "x"), ("--steps", "1"), ("--batch", "1")),
+        *(("--length", "2"), ("--lr", "1"), ("--seed", "0"), ("--parse-special-tokens", None)),
+    ],
+)
+def test_a_recipe_takes_no_option_of_fine_tuning(option: str, value: str | None) -> None:
+    result = bmojo("train", "--recipe", "default", option, *([value] if value else []))
+    assert result.exit_code == 2
+    assert result.stderr == f"bmojo: {option}: not taken with --recipe; leave it out\n"
+
+
+def test_a_fine_tune_without_its_text_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    text = str(tmp_path / "absent.txt")
+    result = bmojo("train", "--init", str(tiny_model), "--text", text, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr == f"bmojo: text: expected a file, found none at {text!r}\n"
+
+
+def test_train_fine_tunes_stops_goes_on_and_leaves_a_model(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("A line of text to learn from.\n" * 60)
+    asked = [
+        "train",
+        "--init",
+        str(tiny_model),
+        "--text",
+        str(text),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    asked += ["--steps", "3", "--batch", "2", "--length", "48", "--lr", "0.01", "--seed", "7"]
+    stopped = bmojo(*asked, "--max-minutes", "0")
+    assert (stopped.exit_code, stopped.stdout) == (0, ""), stopped.stderr
+    done = bmojo(*asked)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report.items() >= {"steps": 3, "batch": 2, "length": 48, "lr": 0.01, "seed": 7}.items()
+    assert report["perplexity"] < report["perplexity_before"]
+    said = bmojo("generate", "--model", str(tmp_path / "run" / "model"), "--prompt", "A line")
+    assert said.exit_code == 0, said.stderr
 
 
 def test_doctor_prints_json() -> None:
