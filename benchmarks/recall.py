@@ -167,7 +167,7 @@ class Bench:
                 f"kneser_ney_{n}": KneserNey(train, n, vocabulary, bos).perplexity(heldout)
                 for n in orders
             }
-            mine = perplexity(self.model, filler.tokens)
+            mine = perplexity(self.model, filler.text)
             per_character = math.log2(mine) * len(filler.tokens) / characters
             out[kind] = row | {"model": mine, "bits_per_character": per_character}
         return out

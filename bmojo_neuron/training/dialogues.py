@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bmojo_neuron.training.forms import (
@@ -63,6 +65,11 @@ class Filler:
         self.starts = np.concatenate([[0], ends[:-1]])
         self.ends = ends
         self.mean_line = float((self.ends - self.starts).mean())
+
+    @property
+    def text(self) -> Tensor:
+        """(T,) int64, all of it."""
+        return torch.from_numpy(self.tokens).long()
 
     def line(self, index: int) -> NDArray[np.int32]:
         """The tokens of one line, its newline included; after the last comes the first."""

@@ -272,7 +272,9 @@ class Training:
     def _evaluate(self) -> dict[str, float]:
         """Recall of words kept out of notes, and perplexity, both on the held-out Bible."""
         self.model.train(False)
-        out: dict[str, float] = {"perplexity": perplexity(self.model, self.heldout.tokens, 8)}
+        out: dict[str, float] = {
+            "perplexity": perplexity(self.model, self.heldout.text, stretches=8)
+        }
         plan = Plan(self.recipe.windows, rows=16)
         for cell in measure(self.model, self.source, self.heldout, plan):
             out[f"{cell.asked}@{cell.windows}"] = round(cell.right, 3)

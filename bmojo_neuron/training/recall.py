@@ -7,7 +7,6 @@ the next one meets.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
@@ -256,21 +254,20 @@ def with_slots(model: BMojoForCausalLM, slots: int) -> BMojoForCausalLM:
 
 @torch.no_grad()
 def perplexity(
-    model: BMojoForCausalLM, tokens: NDArray[np.int32], stretches: int | None = None
+    model: BMojoForCausalLM, tokens: Tensor, length: int = 1024, stretches: int | None = None
 ) -> float:
-    """Perplexity per token of a text, in stretches of 1,024 tokens, each behind the bos token.
+    """Perplexity per token of a text, each stretch from an empty state.
 
     Args:
         model: in evaluation mode.
-        tokens: (T,), T >= 1,024; what does not fill a last stretch is left out.
+        tokens: (T,) int64, T >= length; what does not fill a last stretch is left out.
+        length: of a stretch, at least 2. Before it stands the model's bos token; where it has none,
+            the first token is given, not predicted.
         stretches: how many, the first ones; None: all.
     """
-    rows = torch.from_numpy(tokens[: len(tokens) // 1024 * 1024]).long().view(-1, 1024)
-    total, count = 0.0, 0
-    for row in rows[:stretches]:
-        bos = torch.tensor([model.config.bos_token_id])
-        ids = torch.cat([bos, row]).unsqueeze(0)
-        logits: Tensor = model(ids[:, :-1], use_cache=False).logits[0]
-        total += float(cross_entropy(logits.float(), row, reduction="sum"))
-        count += len(row)
-    return math.exp(total / count)
+    rows = tokens[: len(tokens) // length * length].view(-1, 1, length)[:stretches]
+    if model.config.bos_token_id is not None:
+        bos = tokens.new_full((len(rows), 1, 1), model.config.bos_token_id)
+        rows = torch.cat([bos, rows], dim=2)
+    losses = [model(row, labels=row, use_cache=False).loss for row in rows]
+    return float(torch.stack(losses).mean().exp())

@@ -113,7 +113,7 @@ def release(training: Training, name: str) -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "perplexity": perplexity(model, training.heldout.tokens),
+        "perplexity": perplexity(model, training.heldout.text),
         "recall": [
             asdict(cell) for cell in measure(model, training.source, training.heldout, plan)
         ],
