@@ -143,7 +143,7 @@ def test_what_is_no_http_is_answered_in_our_shape(
 def test_a_late_line_end_is_answered_in_our_shape(server: Running) -> None:
     with connect(server) as connection:
         connection.sendall(NEXT)
-        read_until(connection, b'"sessions":1}')
+        read_until(connection, b'"tokenizer":true}')
         connection.sendall(b"\r\n")
         shaped(receive(connection), 400, "invalid_http")
 
