@@ -37,7 +37,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	    exit 1; \
 	}
 	$(BIN)/python -m pip install --disable-pip-version-check \
-	    -c $(CONSTRAINTS) -e '.[serve,train,dev]'
+	    -c $(CONSTRAINTS) -e '.[serve,train,nki,dev]'
 	@touch $@
 
 serve: venv

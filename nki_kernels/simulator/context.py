@@ -1,0 +1,167 @@
+"""The session: what is simulated, for which target and version, and how strictly.
+
+`current()` is the session in force; `refuse(rule, ...)` is the one way to break off.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from nki_kernels.simulator.dtypes import Array
+from nki_kernels.simulator.errors import (
+    Line,
+    NkiValidationError,
+    NkiWarning,
+    kernel_line,
+    text,
+)
+from nki_kernels.simulator.hardware import GENERATIONS, TARGETS, Engine, Generation
+from nki_kernels.simulator.ledger import Ledger
+from nki_kernels.simulator.rules import RULES, Mode
+
+VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
+FRONTENDS = ("parser", "tracer")
+TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
+
+
+@dataclass
+class Core:
+    """What one physical core keeps for itself while a kernel runs."""
+
+    index: int = 0
+    count: int = 1
+    ndim: int = 0  # dimensions of the launch grid: 0 without one
+    registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
+    wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
+    shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
+    shared_used: int = 0
+    mail: dict[tuple[int, int, int], Array] = field(default_factory=dict)  # sendrecv
+
+
+@dataclass
+class Session:
+    """One setting and what ran under it. Made by `session(...)`."""
+
+    generation: Generation
+    nki: str
+    strict: bool
+    frontend: str
+    ledger: Ledger = field(default_factory=Ledger)
+    warned: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The NKI version as numbers, to compare."""
+        return tuple(int(part) for part in self.nki.split("."))
+
+
+_session: ContextVar[Session | None] = ContextVar("session", default=None)
+_core: ContextVar[Core | None] = ContextVar("core", default=None)
+_op = threading.local()
+
+
+def make(
+    target: str | None = None,
+    nki: str = VERSIONS[-1],
+    strict: bool = False,
+    frontend: str | None = None,
+) -> Session:
+    """A session; see `session`."""
+    target = target or os.environ.get(TARGET_VARIABLE) or "trn3"
+    if target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    if nki not in VERSIONS:
+        raise ValueError(f"nki: expected one of {', '.join(VERSIONS)}, got {nki!r}")
+    frontend = frontend or ("tracer" if nki >= "0.7" else "parser")
+    if frontend not in FRONTENDS:
+        raise ValueError(f"frontend: expected one of {', '.join(FRONTENDS)}, got {frontend!r}")
+    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend)
+
+
+@contextmanager
+def session(
+    target: str | None = None,
+    nki: str = VERSIONS[-1],
+    strict: bool = False,
+    frontend: str | None = None,
+) -> Iterator[Session]:
+    """Run the kernels of the block for one target and version of NKI.
+
+    Args:
+        target: trn1, trn2, trn3 (or gen2-gen4, inf2); the environment's
+            NEURON_PLATFORM_TARGET_OVERRIDE, else trn3, as in the vendor's simulator.
+        nki: 0.3 to 0.7.
+        strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
+        frontend: which Python a kernel may use: "parser" (before 0.7) or "tracer".
+    """
+    made = make(target, nki, strict, frontend)
+    token = _session.set(made)
+    try:
+        yield made
+    finally:
+        _session.reset(token)
+
+
+def current() -> Session:
+    """The session in force, or a default one."""
+    return _session.get() or make()
+
+
+@contextmanager
+def running(session: Session, core: Core) -> Iterator[None]:
+    """Make `session` and `core` those of a kernel's run."""
+    tokens = _session.set(session), _core.set(core)
+    try:
+        yield
+    finally:
+        _session.reset(tokens[0])
+        _core.reset(tokens[1])
+
+
+def core() -> Core:
+    """The core that runs now; refused outside a kernel."""
+    found = _core.get()
+    if found is None:
+        refuse("session", "", "a running kernel", "a call from outside")
+        raise AssertionError
+    return found
+
+
+def in_kernel() -> bool:
+    """Whether a kernel runs."""
+    return _core.get() is not None
+
+
+def set_op(name: str) -> None:
+    """Name the instruction whose checks and work follow, for messages."""
+    _op.name = name
+
+
+def refuse(
+    rule: str,
+    argument: str,
+    expected: str,
+    got: object,
+    op: str | None = None,
+    line: Line | None = None,
+    kind: type[NkiValidationError] = NkiValidationError,
+) -> Any:
+    """Raise `NkiValidationError` for a broken rule; warn once if it is a strict one and we are not.
+
+    `op` and `line` are the running instruction's unless given. Returns only after a warning.
+    """
+    row, here = RULES[rule], current()
+    where = text(line or kernel_line())
+    name = op or getattr(_op, "name", "") or "nki"
+    error = kind(name, argument, expected, str(got), row.name, where)
+    if row.mode is Mode.ALWAYS or here.strict:
+        raise error
+    if (rule, where) not in here.warned:
+        here.warned.add((rule, where))
+        warnings.warn(str(error), NkiWarning, stacklevel=2)
+    return None

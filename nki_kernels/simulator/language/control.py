@@ -1,0 +1,107 @@
+"""Loops, the launch grid, sizes of the hardware, and classes that kernels may use."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nki_kernels.simulator import context
+from nki_kernels.simulator.context import refuse
+from nki_kernels.simulator.hardware import PARTITIONS, PSUM_BANK_BYTES, PSUM_BANKS
+from nki_kernels.simulator.scalars import NkiScalar, RuntimeScalar, VirtualRegister
+
+affine_range = sequential_range = static_range = range
+
+
+def _bound(value: Any) -> int:
+    return value.value if isinstance(value, RuntimeScalar) else int(value)
+
+
+def fori_loop(
+    lower: int | RuntimeScalar,
+    upper: int | RuntimeScalar,
+    body_fun: Callable[[RuntimeScalar], None],
+    step: int = 1,
+) -> None:
+    """Run `body_fun(i)` for lower <= i < upper. The index is a run-time value: an `NkiScalar` in
+    0.7 unless a bound is a register, a `VirtualRegister` before."""
+    registers = any(isinstance(bound, VirtualRegister) for bound in (lower, upper))
+    kind = VirtualRegister if registers or context.current().nki < "0.7" else NkiScalar
+    for index in range(_bound(lower), _bound(upper), step):
+        body_fun(kind(index))
+
+
+def dynamic_range(
+    start: int | RuntimeScalar, stop: int | RuntimeScalar | None = None, step: int = 1
+) -> Iterator[VirtualRegister]:
+    """A run-time loop of NKI 0.3-0.6; use `fori_loop` from 0.6 on."""
+    if context.current().nki >= "0.7":
+        refuse("nki-version", "", "nl.fori_loop", "0.7", "dynamic_range")
+    first, last = (0, start) if stop is None else (start, stop)
+    return (VirtualRegister(i) for i in range(_bound(first), _bound(last), step))
+
+
+def program_id(axis: int) -> int:
+    """Which core of the launch grid this is."""
+    return context.core().index
+
+
+def num_programs(axes: int | None = None) -> int:
+    """Cores of the launch grid."""
+    return context.core().count
+
+
+def program_ndim() -> int:
+    """Dimensions of the launch grid: 0 without one."""
+    return context.core().ndim
+
+
+class TileSize:
+    """`nl.tile_size`: limits of the target."""
+
+    pmax = PARTITIONS
+    psum_bank_fmax = psum_fmax = PSUM_BANK_BYTES // 4
+    psum_num_banks = PSUM_BANKS
+    psum_fmax_bytes = PSUM_BANKS * PSUM_BANK_BYTES
+    gemm_stationary_fmax = PARTITIONS
+    bn_stats_fmax = 512
+    psum_min_align, sbuf_min_align = 4, 1
+
+    @property
+    def gemm_moving_fmax(self) -> int:
+        """Columns of nc_matmul's moving operand; 512 on gen2 and gen3."""
+        return context.current().generation.moving_max
+
+    @property
+    def sbuf_fmax_bytes(self) -> int:
+        """Usable bytes of an SBUF partition."""
+        return context.current().generation.sbuf_usable
+
+    total_available_sbuf_size = sbuf_fmax_bytes
+
+
+tile_size = TileSize()
+
+
+class NKIObject:
+    """Base of classes that kernels make: bare class attributes are constructor fields."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        annotated = inspect.get_annotations(cls)
+        bare: dict[str, Any] = {}
+        for name, value in list(vars(cls).items()):
+            if name.startswith("__") or callable(value) or hasattr(value, "__get__"):
+                continue
+            bare[name] = annotated.pop(name, Any)
+            if isinstance(value, (list, dict, set)):
+                setattr(cls, name, field(default_factory=functools.partial(copy.copy, value)))
+        cls.__annotations__ = annotated | bare
+        if "__init__" not in vars(cls) and cls.__annotations__:
+            dataclass(eq=False)(cls)
+
+
+def no_reorder() -> None:
+    """A hint to the compiler; without effect here."""

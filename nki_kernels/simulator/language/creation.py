@@ -1,0 +1,160 @@
+"""Making tensors: ndarray, zeros, full, identity and constant tiles."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nki_kernels.simulator import context, dtypes
+from nki_kernels.simulator.context import refuse
+from nki_kernels.simulator.dtypes import Dtype
+from nki_kernels.simulator.errors import NkiNotSimulated, kernel_line, text
+from nki_kernels.simulator.hardware import PARTITIONS, PSUM_BANK_BYTES, PSUM_BANKS
+from nki_kernels.simulator.memory import Buffer, Storage
+from nki_kernels.simulator.tensor import NkiTensor
+from nki_kernels.simulator.views import reshaped_strides
+
+
+def dtype_of(value: Any, op: str) -> Dtype:
+    """The dtype of an argument; refused if it is none of nl's."""
+    found = dtypes.find(value)
+    if found is None:
+        refuse("dtype", "dtype", "a dtype of nl", repr(value), op)
+        raise AssertionError
+    return found
+
+
+def ndarray(
+    shape: Sequence[int],
+    dtype: Any,
+    *,
+    buffer: Any = Buffer.sbuf,
+    name: str = "",
+    address: tuple[int, int] | None = None,
+) -> NkiTensor:
+    """An uninitialised tensor; axis 0 is the partition axis in SBUF and PSUM.
+
+    `address` is noted but places nothing: two tiles at one address do not alias here.
+    """
+    kind = dtype_of(dtype, "ndarray")
+    core, session = context.core(), context.current()
+    if not isinstance(buffer, Buffer):
+        refuse("enum", "buffer", "nl.sbuf, nl.psum, nl.hbm ...", repr(buffer), "ndarray")
+    extents = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not extents or not all(isinstance(n, (int, np.integer)) and n > 0 for n in extents):
+        refuse("shape", "shape", "positive ints", extents, "ndarray")
+    if kind.kind == "packed":
+        raise NkiNotSimulated(f"ndarray: dtype {kind} is not simulated at {text(kernel_line())}")
+    count = int(np.prod(extents))
+    if buffer is Buffer.shared_hbm and core.shared_used < len(core.shared):
+        return _shared(core, extents, kind)
+    rows = int(extents[0]) if buffer.on_chip else 1
+    if buffer.on_chip:
+        _check_tile(session, extents, kind, buffer, name)
+    storage = Storage.empty(buffer, rows, count // rows, kind, name, kernel_line())
+    if buffer.on_chip:
+        session.ledger.allocate(storage, core.index)
+    dense = reshaped_strides((count,), (1,), extents)
+    assert dense is not None
+    tensor = NkiTensor(storage, kind, extents, dense)
+    if buffer is Buffer.shared_hbm:
+        core.shared.append(tensor)
+        core.shared_used += 1
+    return tensor
+
+
+def _shared(core: context.Core, shape: tuple[int, ...], dtype: Dtype) -> NkiTensor:
+    """The tensor that the other core has made at this place of the program."""
+    tensor: NkiTensor = core.shared[core.shared_used]
+    core.shared_used += 1
+    if tensor.shape != shape or tensor.dtype != dtype:
+        refuse("shape", "shape", f"{tensor!r}, as on the other core", (shape, dtype), "ndarray")
+    return tensor
+
+
+def _check_tile(
+    session: context.Session, shape: tuple[int, ...], dtype: Dtype, buffer: Buffer, name: str
+) -> None:
+    if shape[0] > PARTITIONS:
+        refuse("partitions", "shape", f"<= {PARTITIONS} partitions", shape, "ndarray")
+    if dtype.itemsize == 8:
+        refuse("dtype", "dtype", "a dtype of at most 32 bits on the chip", dtype, "ndarray")
+    bytes_ = int(np.prod(shape[1:])) * dtype.itemsize
+    sbuf = buffer is Buffer.sbuf
+    limit = session.generation.sbuf_nominal if sbuf else PSUM_BANKS * PSUM_BANK_BYTES
+    if bytes_ > limit:
+        rule = "sbuf-capacity" if sbuf else "psum-capacity"
+        got = f"{bytes_} for {shape} {dtype}{' ' + name if name else ''}"
+        refuse(rule, "shape", f"<= {limit} bytes per partition", got, "ndarray")
+
+
+def full(
+    shape: Sequence[int],
+    fill_value: float,
+    dtype: Any,
+    *,
+    buffer: Buffer = Buffer.sbuf,
+    name: str = "",
+) -> NkiTensor:
+    """A tensor of one value; memset on the chip, a constant in HBM."""
+    from nki_kernels.simulator.isa import memset
+
+    tensor = ndarray(shape, dtype, buffer=buffer, name=name)
+    value = float(fill_value) if tensor.dtype.is_float else int(fill_value)
+    if buffer.on_chip:
+        memset(tensor, value)
+    else:
+        tensor.write(
+            np.full(tensor.shape, value, np.float32 if tensor.dtype.is_float else np.int64)
+        )
+    return tensor
+
+
+def zeros(
+    shape: Sequence[int], dtype: Any, *, buffer: Buffer = Buffer.sbuf, name: str = ""
+) -> NkiTensor:
+    """A tensor of zeros."""
+    return full(shape, 0, dtype, buffer=buffer, name=name)
+
+
+def ones(
+    shape: Sequence[int], dtype: Any, *, buffer: Buffer = Buffer.sbuf, name: str = ""
+) -> NkiTensor:
+    """A tensor of ones."""
+    return full(shape, 1, dtype, buffer=buffer, name=name)
+
+
+def zeros_like(
+    x: NkiTensor, dtype: Any = None, *, buffer: Buffer | None = None, name: str = ""
+) -> NkiTensor:
+    """Zeros of the shape, dtype and buffer of `x`."""
+    return zeros(x.shape, dtype or x.dtype, buffer=buffer or x.buffer, name=name)
+
+
+def empty_like(
+    x: NkiTensor, dtype: Any = None, *, buffer: Buffer | None = None, name: str = ""
+) -> NkiTensor:
+    """Uninitialised, of the shape, dtype and buffer of `x`."""
+    return ndarray(x.shape, dtype or x.dtype, buffer=buffer or x.buffer, name=name)
+
+
+def _constant(array: Any, dtype: Dtype, dst: NkiTensor | None) -> NkiTensor:
+    """An array of the program itself in SBUF; loading it is not part of the kernel's work."""
+    values = np.asarray(array)
+    tensor = ndarray(values.shape, dtype, buffer=Buffer.sbuf) if dst is None else dst
+    tensor.write(values)
+    return tensor
+
+
+def shared_constant(constant: Any, dtype: Any = None) -> NkiTensor:
+    """A numpy array, or the path of an .npy file, as an SBUF tile."""
+    array = np.load(constant, allow_pickle=False) if isinstance(constant, (str, Path)) else constant
+    return _constant(array, dtype_of(dtype or np.asarray(array).dtype, "shared_constant"), None)
+
+
+def shared_identity_matrix(
+    n: int, dtype: Any = dtypes.uint8, dst: NkiTensor | None = None
+) -> NkiTensor:
+    """The n x n identity as an SBUF tile; uint8 unless asked otherwise."""
+    return _constant(np.eye(n, dtype=np.float32), dtype_of(dtype, "shared_identity_matrix"), dst)

@@ -1,0 +1,204 @@
+"""The tensor: a dtype, a shape and strides over a storage; how it is read and written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nki_kernels.simulator.context import refuse
+from nki_kernels.simulator.dtypes import Array, cast
+from nki_kernels.simulator.ledger import Access
+from nki_kernels.simulator.scalars import RuntimeScalar
+from nki_kernels.simulator.views import Views
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """An address that is known when the instruction runs: `.ap(scalar_offset=, vector_offset=)`.
+
+    The scalar is added times `step` elements. With a vector, partition p of the view reads row
+    `vector[p]`: its first stride is replaced by the rows' `step`.
+    """
+
+    scalar: "NkiTensor | RuntimeScalar | None"
+    vector: "NkiTensor | None"
+    step: int
+
+
+class NkiTensor(Views):
+    """A tensor or a view of one. Attributes in elements of `dtype`; axis 0 is the partition axis
+    of on-chip tensors."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def ap(
+        self,
+        pattern: Sequence[Sequence[int]],
+        offset: int | None = None,
+        scalar_offset: Any = None,
+        vector_offset: Any = None,
+        indirect_dim: int = 0,
+        dtype: Any = None,
+    ) -> "NkiTensor":
+        """A raw access pattern [[stride, count], ...] over the storage.
+
+        `offset` is added to the view's own (the documentation contradicts itself; composing is
+        what works on hardware). Units are elements of `dtype`.
+        """
+        from nki_kernels.simulator.access import pattern as build
+
+        return build(self, pattern, offset or 0, scalar_offset, vector_offset, indirect_dim, dtype)
+
+    # Access by instructions.
+
+    def resolve(self) -> "NkiTensor":
+        """The view with a scalar offset added, now that its value is known."""
+        dynamic = self.dynamic
+        if dynamic is None or dynamic.scalar is None:
+            return self
+        value = int(dynamic.scalar.read().reshape(-1)[0])
+        rest = Dynamic(None, dynamic.vector, dynamic.step) if dynamic.vector is not None else None
+        offset = self.offset + value * dynamic.step
+        found = NkiTensor(self.storage, self.dtype, self.shape, self.strides, offset, rest)
+        low, high = found.extent()
+        if rest is None and not 0 <= low <= high < self.storage.raw.size // self.itemsize:
+            refuse(
+                "dma-bounds",
+                "scalar_offset",
+                f"an address inside the {self.storage.raw.size // self.itemsize} elements",
+                f"elements {low}..{high} (value {value})",
+            )
+        return found
+
+    def extent(self) -> tuple[int, int]:
+        """Lowest and highest element of the storage that the view reaches."""
+        low = high = self.offset
+        for count, stride in zip(self.shape, self.strides, strict=True):
+            if stride < 0:
+                low += (count - 1) * stride
+            else:
+                high += (count - 1) * stride
+        return low, high
+
+    def array(self) -> Array:
+        """The elements as a view of the storage, undefined ones too."""
+        return self.storage.window(
+            self.storage.raw, self.dtype.dtype, self.offset, self.shape, self.strides
+        )
+
+    def is_defined(self) -> bool:
+        """Whether every element was written."""
+        return self.storage.is_defined(self.itemsize, self.offset, self.shape, self.strides)
+
+    def read(self, argument: str = "") -> Array:
+        """The elements in storage dtype; refused if some were never written."""
+        here = self.resolve()
+        if not here.is_defined():
+            refuse(
+                "read-undefined",
+                argument or "tensor",
+                "elements that were written before",
+                f"{self!r}, partly or wholly never written; initialise it (memset)",
+            )
+        return here.array()
+
+    def read32(self, argument: str = "") -> Array:
+        """The elements as float32: how the engines compute."""
+        values = self.read(argument)
+        return values if values.dtype == np.float32 else values.astype(np.float32)
+
+    def write(self, values: Array) -> None:
+        """Round `values` (same number of elements) to the dtype and store them."""
+        here = self.resolve()
+        rounded = cast(np.asarray(values), self.dtype)
+        if rounded.shape != here.shape and rounded.size == here.size:
+            rounded = rounded.reshape(here.shape)
+        here.array()[...] = rounded
+        here.mark_written()
+
+    def mark_written(self) -> None:
+        """The elements are defined now, and no matmul's result."""
+        storage, place = self.storage, (self.itemsize, self.offset, self.shape, self.strides)
+        storage.define(*place)
+        if storage.accumulated is not None:
+            storage.accumulation(*place)[...] = 0
+
+    def access(self, argument: str) -> Access:
+        """What the ledger keeps of this operand."""
+        low, high = self.resolve().extent()
+        size = self.itemsize
+        if self.on_chip:
+            row = self.row
+            first, start = divmod(low, row)
+            free = high - low - (self.shape[0] - 1) * self.strides[0]
+            region = (first, high // row + 1, start * size, (start + free + 1) * size)
+        elif self.is_indirect():
+            region = (0, 1, 0, self.storage.raw.size)
+        else:
+            region = (0, 1, low * size, (high + 1) * size)
+        return Access(
+            *(argument, self.storage.serial, self.buffer, self.dtype.name),
+            *(size, self.shape, self.strides, region),
+        )
+
+    # What a kernel may not do with a tensor.
+
+    def __bool__(self) -> bool:
+        return bool(
+            refuse("tensor-value", "", "a compile-time value", f"the truth of {self!r}", "bool")
+        )
+
+    def __iter__(self) -> Any:
+        return refuse("tensor-value", "", "an index or a slice", f"a loop over {self!r}", "iter")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        refuse(
+            *("tensor-operator", "", "nisa.tensor_copy, nisa.dma_copy or nl.store"),
+            *(f"an assignment to {self!r}", "tensor[...] ="),
+        )
+
+
+def _operator(symbol: str) -> Any:
+    def refused(self: NkiTensor, *others: Any) -> Any:
+        return refuse(
+            "tensor-operator",
+            "",
+            "an instruction (nisa.tensor_tensor, nl.add ...)",
+            repr(self),
+            symbol,
+        )
+
+    return refused
+
+
+for _method, _symbol in {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "truediv": "/",
+    "matmul": "@",
+    "pow": "**",
+    "mod": "%",
+    "radd": "+",
+    "rsub": "-",
+    "rmul": "*",
+    "rtruediv": "/",
+    "neg": "-",
+    "abs": "abs",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "and": "&",
+    "or": "|",
+    "xor": "^",
+    "iadd": "+=",
+    "isub": "-=",
+    "imul": "*=",
+    "itruediv": "/=",
+    "float": "float",
+    "int": "int",
+}.items():
+    setattr(NkiTensor, f"__{_method}__", _operator(_symbol))

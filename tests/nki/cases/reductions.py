@@ -1,0 +1,107 @@
+"""Reductions, scans and statistics along the free axis."""
+
+from typing import Any
+
+import numpy as np
+
+from nki_kernels.simulator import isa as nisa
+from nki_kernels.simulator import language as nl
+from tests.nki.cases.base import COLUMN, LIKE, OPS64, N, P, X, Y, case, normal, op
+from tests.nki.harness import Out
+
+
+def scan64(first: Any, second: Any, start: Any, op0: Any, op1: Any, r0: bool, r1: bool) -> Any:
+    out, state = np.empty_like(first), np.broadcast_to(start, (len(first), 1))[:, 0]
+    for i in range(first.shape[1]):
+        inner = op0(state, first[:, i]) if r0 else op0(first[:, i], state)
+        state = op1(second[:, i], inner) if r1 else op1(inner, second[:, i])
+        out[:, i] = state
+    return out
+
+
+CASES = [
+    *(
+        case(
+            f"tensor_reduce-{name}-{axis}-negate={negate}",
+            {"a": normal(P, 4, 9) if name != "multiply" else normal(P, 4, 3)},
+            Out((P, 4)) if axis == 2 else Out((P, 1)),
+            lambda t, name=name, axis=axis, negate=negate: nisa.tensor_reduce(
+                t.dst, op(name), t.a, axis=axis, negate=negate
+            ),
+            lambda a, name=name, axis=axis, negate=negate: (
+                (-1 if negate else 1)
+                * {"add": np.sum, "maximum": np.max, "minimum": np.min, "multiply": np.prod}[name](
+                    a, axis=axis
+                ).reshape(P, -1)
+            ),
+        )
+        for name in ("add", "maximum", "minimum", "multiply")
+        for axis in (2, (1, 2))
+        for negate in (False, True)
+    ),
+    *(
+        case(
+            f"tensor_tensor_scan-{op0}-{op1}-{r0}-{r1}",
+            {"a": normal(P, 12), "b": normal(P, 12), "h": COLUMN},
+            Out((P, 12)),
+            lambda t, op0=op0, op1=op1, r0=r0, r1=r1: nisa.tensor_tensor_scan(
+                *(t.dst, t.a, t.b, t.h, op(op0), op(op1)), reverse0=r0, reverse1=r1
+            ),
+            lambda a, b, h, op0=op0, op1=op1, r0=r0, r1=r1: scan64(
+                a, b, h, OPS64[op0], OPS64[op1], r0, r1
+            ),
+        )
+        for op0, op1, r0, r1 in [
+            ("multiply", "add", False, False),
+            ("multiply", "add", True, True),
+            ("subtract", "maximum", False, False),
+            ("subtract", "multiply", True, False),
+            ("multiply", "subtract", False, True),
+            ("multiply", "subtract", False, False),
+        ]
+    ),
+    case(
+        "tensor_scalar_cumulative-subtract-is-x-minus-reg",
+        {"a": Y},
+        LIKE,
+        lambda t: nisa.tensor_scalar_cumulative(t.dst, t.a, nl.multiply, nl.subtract, 2.0),
+        lambda a: scan64(a * 0, 2 * a, 0.0, lambda _, s: s, lambda s, x: x - s, False, False),
+    ),
+    case(
+        "tensor_scalar_reduce",
+        {"a": Y},
+        {"dst": LIKE, "total": Out((P, 1))},
+        lambda t: nisa.tensor_scalar_reduce(
+            t.dst, t.a, nl.subtract, 1.5, nl.maximum, reduce_res=t.total
+        ),
+        lambda a: (a - 1.5, (a - 1.5).max(1, keepdims=True)),
+    ),
+    case(
+        "tensor_partition_reduce",
+        {"a": Y},
+        Out((1, N)),
+        lambda t: nisa.tensor_partition_reduce(t.dst, nl.add, t.a),
+        lambda a: a.sum(0, keepdims=True),
+    ),
+    case(
+        "bn_stats-and-bn_aggr",
+        {"a": X[:, :39]},
+        {"stats": Out((P, 6)), "dst": Out((P, 2))},
+        lambda t: [nisa.bn_stats(t.stats, t.a), nisa.bn_aggr(t.dst, t.stats)],
+        lambda a: (
+            np.stack(
+                [
+                    value
+                    for part in (a[:, ::2], a[:, 1::2])
+                    for value in (
+                        np.full(P, part.shape[1]),
+                        part.mean(1),
+                        part.var(1) * part.shape[1],
+                    )
+                ],
+                1,
+            ),
+            np.stack([a.mean(1), a.var(1)], 1),
+        ),
+    ),
+]

@@ -1,0 +1,149 @@
+"""`nl`: convenience functions, run-time scalars, constants, and classes of kernels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nki_kernels.simulator import NkiValidationError, jit, session
+from nki_kernels.simulator import isa as nisa
+from nki_kernels.simulator import language as nl
+
+RNG = np.random.default_rng(3)
+X, Y = (RNG.standard_normal((16, 24)).astype(np.float32) for _ in range(2))
+SQUARE = RNG.standard_normal((16, 16)).astype(np.float32)
+
+
+def evaluate(call: Any, *arrays: Any, **options: Any) -> Any:
+    """The tile that `call` makes of the loaded arrays."""
+
+    def kernel(*inputs: Any) -> Any:
+        tile = call(*(nl.load(x) for x in inputs))
+        out = nl.ndarray(tile.shape, tile.dtype, buffer=nl.shared_hbm)
+        nl.store(out, tile)
+        return out
+
+    with session(**({"target": "trn2", "strict": True} | options)):
+        return jit(kernel)(*arrays)
+
+
+WRAPPERS: dict[str, tuple[Any, tuple[Any, ...], Any]] = {
+    "add": (nl.add, (X, Y), X + Y),
+    "number on the left": (lambda x: nl.subtract(2.0, x), (X,), 2 - X),
+    "column on the right": (lambda x, y: nl.multiply(x, y[:, 0:1]), (X, Y), X * Y[:, :1]),
+    "column on the left": (lambda x, y: nl.subtract(y[:, 0:1], x), (X, Y), Y[:, :1] - X),
+    "exp": (nl.exp, (X,), np.exp(X)),
+    "negative": (nl.negative, (X,), -X),
+    "reciprocal": (nl.reciprocal, (X,), 1 / X),
+    "sum": (lambda x: nl.sum(x, axis=1), (X,), X.sum(1, keepdims=True)),
+    "max": (lambda x: nl.max(x, axis=1, keepdims=True), (X,), X.max(1, keepdims=True)),
+    "min": (lambda x: nl.min(x, axis=[1]), (X,), X.min(1, keepdims=True)),
+    "mean": (lambda x: nl.mean(x, axis=1), (X,), X.mean(1, keepdims=True)),
+    "matmul": (lambda x, y: nl.matmul(x, y, transpose_x=True), (X, Y), X.T @ Y),
+    "matmul with a transpose": (nl.matmul, (SQUARE, X), SQUARE @ X),
+    "transpose": (nl.transpose, (X,), X.T),
+    "where": (
+        lambda x, y: nl.where(nl.greater(x, y), x, -1.0),
+        (X, Y),
+        np.where(X > Y, X, -1),
+    ),
+    "broadcast of a row": (
+        lambda x: nl.add(nl.broadcast_to(x[0:1], (4, 24)), 0.0),
+        (X,),
+        np.broadcast_to(X[:1], (4, 24)),
+    ),
+    "operator names of reductions": (
+        lambda x: reduced(x),
+        (X,),
+        X.max(1, keepdims=True),
+    ),
+}
+
+
+def reduced(x: Any) -> Any:
+    tile = nl.ndarray((x.shape[0], 1), x.dtype)
+    nisa.tensor_reduce(tile, nl.max, x, axis=1)
+    return tile
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_convenience_function_gives_what_numpy_gives(name: str) -> None:
+    call, arrays, expected = WRAPPERS[name]
+    np.testing.assert_allclose(evaluate(call, *arrays), expected, rtol=2e-5, atol=1e-5)
+
+
+def test_the_identity_is_uint8_unless_asked() -> None:
+    found = evaluate(lambda: nl.shared_identity_matrix(8))
+    np.testing.assert_array_equal(found, np.eye(8))
+    assert found.dtype == np.uint8
+    assert evaluate(lambda: nl.shared_identity_matrix(8, dtype=nl.float32)).dtype == np.float32
+
+
+def test_a_constant_is_read_from_a_file_without_pickle(tmp_path: Any) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.testing.assert_array_equal(evaluate(lambda: nl.shared_constant(str(tmp_path / "x.npy"))), X)
+
+
+def test_registers_count_a_loop_of_the_parser() -> None:
+    def kernel(n: Any) -> Any:
+        out = nl.ndarray((1, 1), nl.int32, buffer=nl.shared_hbm)
+        total = nl.zeros((1, 1), nl.int32)
+        left, count = nl.load(n), nisa.register_alloc()
+        nisa.register_load(count, left)
+        while count:
+            nisa.tensor_scalar(total, total, op0=nl.add, operand0=3.0)
+            nisa.tensor_scalar(left, left, op0=nl.subtract, operand0=1.0)
+            nisa.register_load(count, left)
+        for _ in nl.dynamic_range(nisa.register_alloc(2)):
+            nisa.tensor_scalar(total, total, op0=nl.add, operand0=100.0)
+        nisa.dma_copy(out, total)
+        return out
+
+    number = np.array([[4]], np.int32)
+    with session(target="trn2", nki="0.6", strict=True):
+        assert jit(kernel)(number).item() == 212
+    with (
+        session(target="trn2", nki="0.7", strict=True),
+        pytest.raises(NkiValidationError, match="control flow"),
+    ):
+        jit(kernel)(number)
+
+
+def test_run_time_scalars_wrap_and_are_stored() -> None:
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray((1, 1), nl.int32, buffer=nl.shared_hbm)
+        value = nisa.scalar_load(x)
+        nisa.scalar_store(out, (value + 1) * 2 - 3)
+        return out
+
+    with session(target="trn2", strict=True):
+        assert jit(kernel)(np.array([[20]], np.int32)).item() == 39
+        assert jit(kernel)(np.array([[2**31 - 1]], np.int32)).item() == -3
+
+
+def test_bare_attributes_of_an_nki_object_are_fields() -> None:
+    class Plain(nl.NKIObject):
+        tile = None
+        width: int = 4
+        items = []  # noqa: RUF012
+
+    @dataclass
+    class Decorated(nl.NKIObject):
+        name: str
+        tile = None
+
+    one, two = Plain(tile=3), Plain()
+    assert (one.tile, one.width, two.tile) == (3, 4, None)
+    one.items.append(1)
+    assert two.items == []
+    assert Decorated("a", tile=5).tile == 5
+
+
+def test_sizes_follow_the_target() -> None:
+    def kernel() -> tuple[int, int, int]:
+        return nl.tile_size.pmax, nl.tile_size.gemm_moving_fmax, nl.tile_size.sbuf_fmax_bytes
+
+    for target, moving, sbuf in [("trn1", 512, 192), ("trn2", 512, 208), ("trn3", 4096, 240)]:
+        with session(target=target):
+            assert jit(kernel)() == (128, moving, sbuf * 1024)
