@@ -266,8 +266,9 @@ class Training:
             return stage.lr
         if self.step < recipe.warmup:
             return recipe.peak_lr * (self.step + 1) / recipe.warmup
-        falling = sum(stage.lr is None for stage in self.steps) - recipe.warmup
-        progress = (self.step - recipe.warmup) / max(1, falling)
+        cosine = [stage.lr is None for stage in self.steps]
+        fallen, falling = sum(cosine[recipe.warmup : self.step]), sum(cosine[recipe.warmup :])
+        progress = fallen / max(1, falling)
         return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _evaluate(self) -> dict[str, float]:
