@@ -72,7 +72,8 @@ class Training:
             recipe.vocab_size,
         )
         self.text = {
-            kind: Filler(self.tokenizer, corpus[kind].train) for kind in recipe.filler_kinds
+            kind: Filler(self.tokenizer, corpus[kind].train)
+            for kind in recipe.filler_kinds | recipe.text_kinds
         }
         fillers = {kind: (self.text[kind], share) for kind, share in recipe.filler_kinds.items()}
         self.source = DialogueSource(self.tokenizer, Words(corpus), fillers)
