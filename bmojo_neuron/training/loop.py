@@ -248,7 +248,7 @@ class Training:
         asked = asked[chosen]
         other, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
         loss = stage.text_weight * other + answer + self._innovation_loss(innovation)
-        report = {"answer": answer}
+        report = {"answer": answer} if asked.any() else {}
         if stage.selection:
             slots = self.model.config.eidetic_size
             missed = torch.stack([selection_loss(s, batch.values, slots) for s in score]).mean()
