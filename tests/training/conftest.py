@@ -1,15 +1,15 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bmojo_neuron.training import loop
 from bmojo_neuron.training.corpus import Text, load_corpus
 from bmojo_neuron.training.recipe import Recipe, Stage
 from bmojo_neuron.training.tokenizer import train_tokenizer
-from bmojo_neuron.training.words import whole_words
+from bmojo_neuron.training.words import Words, whole_words
 
 TINY = Recipe(
     model={
@@ -37,6 +37,19 @@ TINY = Recipe(
 )
 
 
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of the text alone, without the bos before it."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> str:
+    return str(tokenizer.decode([int(token) for token in tokens]))
+
+
+def parts_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> list[str]:
+    return [text_of(tokenizer, [token]) for token in tokens]
+
+
 @dataclass(frozen=True)
 class Trainer:
     """Makes runs of a recipe on a slice of the corpus."""
@@ -50,6 +63,17 @@ class Trainer:
 @pytest.fixture(scope="session")
 def corpus() -> dict[str, Text]:
     return load_corpus()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: dict[str, Text]) -> PreTrainedTokenizerFast:
+    texts = (document for text in corpus.values() for document in text.train)
+    return train_tokenizer(texts, whole_words())
+
+
+@pytest.fixture(scope="session")
+def words(corpus: dict[str, Text]) -> Words:
+    return Words(corpus)
 
 
 @pytest.fixture(scope="session")
