@@ -3,8 +3,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.training import loop
 from bmojo_neuron.training.corpus import Text, load_corpus
 from bmojo_neuron.training.recipe import Recipe, Stage
@@ -48,6 +50,13 @@ def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> str:
 
 def parts_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> list[str]:
     return [text_of(tokenizer, [token]) for token in tokens]
+
+
+def tiny_model(**options: object) -> BMojoForCausalLM:
+    """Untrained, with logits that differ."""
+    torch.manual_seed(1)
+    sizes = {"vocab_size": TINY.vocab_size, "initializer_range": 0.2}
+    return BMojoForCausalLM(BMojoConfig(**{**TINY.model, **sizes, **options})).eval()
 
 
 @dataclass(frozen=True)
