@@ -182,7 +182,8 @@ def _ask(
         rows = torch.tensor([row for row, _ in part])
         prompts = [_question(source, note.name) for _, note in part]
         copies = {name: tensor.index_select(0, rows) for name, tensor in state.items()}
-        longest = max(len(source.ids(f" {note.value}")) for _, note in part)
+        expected = {text for _, note in part for text in (note.value, note.older) if text}
+        longest = max(len(source.ids(f" {text}")) for text in expected)
         answers += answer(model, source, copies, prompts, longest + 1)
     memories = [part for name, part in state.items() if name.endswith("eidetic_position")]
     for kind in ("told", "corrected", "untold"):
@@ -215,10 +216,9 @@ def _share(hits: Iterator[bool] | list[bool]) -> float:
 
 
 def _question(source: DialogueSource, name: str) -> NDArray[np.int32]:
-    """The plain form up to where the value belongs."""
+    """The plain form, on a line of its own, up to where the value belongs."""
     form = plain(QUESTIONS)
-    said = source.say(form[: form.index(VALUE)], name, "", end="")
-    return said.tokens
+    return source.say(("\n", *form[: form.index(VALUE)]), name, "", end="").tokens
 
 
 def answer(
@@ -264,7 +264,12 @@ def perplexity(
         model: in evaluation mode.
         tokens: (T,), T >= 1,024; what does not fill a last stretch is left out.
         stretches: how many, the first ones; None: all.
+
+    Raises:
+        ValueError: fewer tokens than one stretch has.
     """
+    if len(tokens) < 1024:
+        raise ValueError(f"tokens: expected at least 1,024, got {len(tokens)}; give a longer text")
     rows = torch.from_numpy(tokens[: len(tokens) // 1024 * 1024]).long().view(-1, 1024)
     total, count = 0.0, 0
     for row in rows[:stretches]:
