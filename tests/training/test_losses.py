@@ -110,7 +110,7 @@ def test_dropout_leaves_nothing_behind(model: BMojoForCausalLM) -> None:
 def test_dropout_drops_the_share_of_each_place(model: BMojoForCausalLM) -> None:
     seen: dict[str, float] = {}
 
-    def look(name: str):  # noqa: ANN202
+    def look(name: str):
         def keep(_: object, __: object, y: Tensor | tuple[Tensor, ...]) -> None:
             y = y[0] if isinstance(y, tuple) else y
             seen[name] = (y == 0).float().mean().item()

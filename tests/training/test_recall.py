@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from bmojo_neuron import BMojoConfig
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import State
 from bmojo_neuron.training import recall
