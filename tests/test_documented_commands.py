@@ -30,7 +30,7 @@ import pytest
 
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.training.corpus import load_corpus
-from bmojo_neuron.training.dialogues import read_words
+from bmojo_neuron.training.words import read_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -252,7 +252,8 @@ def test_what_the_docs_page_shows_is_what_the_embedded_model_answers(port: int) 
 def test_what_the_docs_page_tells_is_recalled_behind_other_text(port: int, tmp_path: Path) -> None:
     text = json.loads(call(port, "/openapi.json"))["info"]["description"]
     tell, ask = re.findall(r"^    curl .*?^    \}'$", text, re.MULTILINE | re.DOTALL)
-    filler = "".join(f"{line}\n" for line in load_corpus().heldout[:100])
+    verses = "".join(load_corpus()["bible"].heldout).splitlines(keepends=True)
+    filler = "".join(verses[:100])
     session = re.search(r'"session_id": "(\w+)"', ask)
     assert session is not None
 
