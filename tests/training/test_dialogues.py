@@ -115,6 +115,27 @@ def test_answers_are_the_newest_value_and_marked(
             assert event.value == known[event.name]
 
 
+class FewNames(Words):
+    """The words, but of five names."""
+
+    def name(self, rng: np.random.Generator, kept_out: bool = False) -> str:
+        return str(rng.choice(["Anna", "Jane", "Mary", "Martha", "Ruth"]))
+
+
+def test_a_told_name_is_told_once_and_never_asked_as_untold(
+    source: DialogueSource, corpus: dict[str, Text]
+) -> None:
+    few = DialogueSource(source.tokenizer, FewNames(corpus), source.fillers)
+    unknown = 0
+    for events in many(few, 10, length=600, notes=4, filler=0.3, changed=0.0, untold=0.5):
+        told = [event.name for event in events if not event.is_question]
+        assert len(told) == len(set(told)) <= 4
+        asked = {event.name for event in events if event.value == UNKNOWN}
+        assert not asked & set(told)
+        unknown += len(asked)
+    assert unknown > 0
+
+
 def many(source: DialogueSource, count: int, **options: Any) -> list[list[Event]]:
     rng = np.random.default_rng(0)
     return [read(source, sample_dialogue(rng, source, **options)) for _ in range(count)]
