@@ -19,11 +19,16 @@ class KneserNey:
         order: n, at least 1.
         vocabulary: number of token ids.
         bos: id that stands before a document's start.
+
+    Raises:
+        ValueError: `order` is below 1.
     """
 
     def __init__(
         self, documents: Iterable[Sequence[int]], order: int, vocabulary: int, bos: int
     ) -> None:
+        if order < 1:
+            raise ValueError(f"order: expected at least 1, got {order}")
         self.order, self.vocabulary, self.bos = order, vocabulary, bos
         longest: Counter[Gram] = Counter()
         for document in documents:

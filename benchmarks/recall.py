@@ -209,7 +209,7 @@ def measure_cuts(
     """Feed dialogues whole, in random pieces, and through a session's bytes between the pieces.
 
     Returns:
-        How many answers were asked, and for each of WAYS: how many of them are the same token as
+        How many tokens the answers have, and for each of WAYS: how many of them are the same as
         when the dialogue is fed whole, and the largest difference of any logit of any token.
     """
     rng = np.random.default_rng(1)
@@ -217,7 +217,7 @@ def measure_cuts(
     sessions: list[int] = []
     for _ in tqdm(range(plan.cut_dialogues), desc="cuts"):
         dialogue = sample_dialogue(
-            rng, source, length=plan.cut_length, notes=8, filler=0.8, changed=0.2, untold=0.1
+            rng, source, length=plan.cut_length, notes=4, filler=0.5, changed=0.2, untold=0.1
         )
         tokens = torch.from_numpy(dialogue.tokens).unsqueeze(0)
         before = torch.from_numpy(np.flatnonzero(dialogue.is_answer[1:]))
@@ -239,7 +239,7 @@ def measure_cuts(
         "length": plan.cut_length,
         "dialogues": plan.cut_dialogues,
         "pieces": plan.pieces,
-        "questions": asked,
+        "answer_tokens": asked,
         "same": same,
         "largest_logit_difference": difference,
         "session_bytes": max(sessions),

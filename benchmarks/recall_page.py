@@ -14,7 +14,7 @@ BLOCK = re.compile(r"(?<=<!-- results:recall -->\n).*?(?=<!-- /results -->)", re
 
 PREFACE = """\
 A session is told notes (`Note: Jane is silver.`), reads filler and is asked (`Question: Jane`,
-`Answer:`), each question of a copy of its state. Names and values are one to three words of one or
+`Answer:`), each question of a copy of its state. Names and values are one or two words of one or
 more tokens each, numbers among them, all kept out of every note of training by a fixed rule; the
 filler is text that training never saw: books of the Bible, Python's FAQ, and this repository's
 server. What is longer than the filler goes on with its beginning ({fillers} tokens). An answer is
@@ -72,18 +72,23 @@ def percent(cell: dict[str, Any] | None, what: str) -> str:
     return "-" if cell is None or cell[what] is None else f"{cell[what]:.1%}"
 
 
-def least(result: dict[str, Any], part: str, windows: int, what: str, asked: str = "told") -> float:
-    """The worst over all fillers."""
+def least(
+    result: dict[str, Any], part: str, windows: int, what: str, asked: str = "told"
+) -> float | None:
+    """The worst over all fillers; None where it was not measured."""
     recall = result["recall"][part]
     cells = [find(cells, windows, asked) for cells in recall.values()]
-    return min(float(cell[what]) for cell in cells if cell is not None)
+    values = [cell[what] for cell in cells if cell is not None and cell[what] is not None]
+    return min(values, default=None)
 
 
 def goals(result: dict[str, Any]) -> Iterator[list[str]]:
     """The goals: what, goal, measured (on the worst of the fillers), whether it is reached."""
     recall = result["recall"]
 
-    def above(what: str, goal: float, value: float) -> list[str]:
+    def above(what: str, goal: float, value: float | None) -> list[str]:
+        if value is None:
+            return [what, f">= {goal:.0%}", "-", "not measured"]
         return [what, f">= {goal:.0%}", f"{value:.1%}", "met" if value >= goal else "not met"]
 
     def below(what: str, goal: float, value: float) -> list[str]:
@@ -186,9 +191,9 @@ def render(result: dict[str, Any]) -> str:
         "## Cuts and eviction\n",
         CUTS.format(**result["cuts"], size=result["cuts"]["session_bytes"] / 1024),
         table(
-            ["fed", "same answers as whole", "largest difference of a logit"],
+            ["fed", "tokens of answers as when whole", "largest difference of a logit"],
             [
-                [way, f"{same} of {result['cuts']['questions']}", f"{largest:.1e}"]
+                [way, f"{same} of {result['cuts']['answer_tokens']}", f"{largest:.1e}"]
                 for (way, same), largest in zip(
                     result["cuts"]["same"].items(),
                     result["cuts"]["largest_logit_difference"].values(),

@@ -186,12 +186,19 @@ def sample_dialogue(
     Args:
         length: tokens of the dialogue; what stands at its end may be cut.
         notes: names told, at least 1.
-        filler: expected share of filler tokens, 0 <= filler < 1.
+        filler: expected share of filler tokens, 0 <= filler < 1; more where no name is due.
         min_distance: least distance of a question.
         changed: chance that what was told will be corrected, each time that it is told.
         untold: share of the questions that ask for a name which was not told; the answer is
             UNKNOWN.
+
+    Raises:
+        ValueError: `notes` or `filler` out of range.
     """
+    if notes < 1:
+        raise ValueError(f"notes: expected at least 1, got {notes}")
+    if not 0 <= filler < 1:
+        raise ValueError(f"filler: expected 0 <= filler < 1, got {filler}")
     names: list[str] = []
     while len(names) < notes:
         name = source.words.name(rng)

@@ -72,7 +72,8 @@ class Training:
             recipe.vocab_size,
         )
         self.text = {
-            kind: Filler(self.tokenizer, corpus[kind].train) for kind in recipe.filler_kinds
+            kind: Filler(self.tokenizer, corpus[kind].train)
+            for kind in recipe.filler_kinds | recipe.text_kinds
         }
         fillers = {kind: (self.text[kind], share) for kind, share in recipe.filler_kinds.items()}
         self.source = DialogueSource(self.tokenizer, Words(corpus), fillers)
@@ -247,7 +248,7 @@ class Training:
         asked = asked[chosen]
         other, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
         loss = stage.text_weight * other + answer + self._innovation_loss(innovation)
-        report = {"answer": answer}
+        report = {"answer": answer} if asked.any() else {}
         if stage.selection:
             missed = torch.stack([selection_loss(s, batch.values) for s in score]).mean()
             loss = loss + stage.selection * missed
@@ -266,7 +267,7 @@ class Training:
         if self.step < recipe.warmup:
             return recipe.peak_lr * (self.step + 1) / recipe.warmup
         falling = sum(stage.lr is None for stage in self.steps) - recipe.warmup
-        progress = (self.step - recipe.warmup) / max(1, falling)
+        progress = min(1.0, (self.step - recipe.warmup) / max(1, falling))
         return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _evaluate(self) -> dict[str, float]:

@@ -180,7 +180,8 @@ def _ask(
         rows = torch.tensor([row for row, _ in part])
         prompts = [_question(source, note.name) for _, note in part]
         copies = {name: tensor.index_select(0, rows) for name, tensor in state.items()}
-        longest = max(len(source.ids(f" {note.value}")) for _, note in part)
+        expected = {text for _, note in part for text in (note.value, note.older) if text}
+        longest = max(len(source.ids(f" {text}")) for text in expected)
         answers += answer(model, source, copies, prompts, longest + 1)
     memories = [part for name, part in state.items() if name.endswith("eidetic_position")]
     for kind in ("told", "corrected", "untold"):
@@ -213,10 +214,9 @@ def _share(hits: Iterator[bool] | list[bool]) -> float:
 
 
 def _question(source: DialogueSource, name: str) -> NDArray[np.int32]:
-    """The plain form up to where the value belongs."""
+    """The plain form, on a line of its own, up to where the value belongs."""
     form = plain(QUESTIONS)
-    said = source.say(form[: form.index(VALUE)], name, "", end="")
-    return said.tokens
+    return source.say(("\n", *form[: form.index(VALUE)]), name, "", end="").tokens
 
 
 def answer(
@@ -264,7 +264,12 @@ def perplexity(
         length: of a stretch, at least 2. Before it stands the model's bos token; where it has none,
             the first token is given, not predicted.
         stretches: how many, the first ones; None: all.
+
+    Raises:
+        ValueError: fewer tokens than one stretch has.
     """
+    if len(tokens) < length:
+        raise ValueError(f"tokens: expected at least {length:,}, got {len(tokens)}")
     rows = tokens[: len(tokens) // length * length].view(-1, 1, length)[:stretches]
     if model.config.bos_token_id is not None:
         bos = tokens.new_full((len(rows), 1, 1), model.config.bos_token_id)

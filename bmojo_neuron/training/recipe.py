@@ -59,8 +59,9 @@ class Recipe:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
-            to a tenth at the end of the stages that have no rate of their own (a stage that ends
-            early makes this shorter).
+            to a tenth, and stays there. It falls for as many steps as there are in the stages
+            without a rate of their own (a stage that ends early makes this shorter); steps of
+            stages with one count as time that passes.
         text_length, dropout: of the steps that are text alone.
         text_kinds: how often each kind of text is taken for them.
         filler_kinds: how often each is filler of dialogues.
@@ -130,9 +131,20 @@ RECIPES = {
             Stage(800_000, 128, 16, (2, 8), (0.0, 0.5)),
             Stage(1_200_000, 256, 16, (3, 12), (0.2, 0.8)),
             Stage(2_000_000, 512, 8, (4, 16), (0.3, 0.9)),
-            Stage(3_500_000, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
-            Stage(1_500_000, 3072, 2, (4, 32), (0.8, 0.98), changed=0.5),
-            Stage(3_000_000, 512, 8, (2, 16), (0.4, 0.9), changed=0.6, untold=0.15, text=0.7),
+            Stage(1_925_120, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
+            Stage(
+                *(1_105_920, 3072, 2, (3, 10), (0.7, 0.95)),
+                copies=0.2,
+                changed=0.7,
+                text=0.3,
+            ),
+            Stage(
+                *(4_833_280, 512, 8, (1, 6), (0.2, 0.85)),
+                copies=0.25,
+                changed=0.75,
+                untold=0.15,
+                text=0.5,
+            ),
         ),
     ),
 }

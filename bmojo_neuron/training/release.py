@@ -100,7 +100,7 @@ def release(training: Training, name: str) -> dict[str, Any]:
     """
     model, recipe = training.model, training.recipe
     model.train(False)
-    plan = Plan(WINDOWS, rows=16, untold=1)
+    plan = Plan(WINDOWS, rows=16, untold=4)
     report = {
         "recipe": {"name": name, **asdict(recipe)},
         "parameters": model.num_parameters(),

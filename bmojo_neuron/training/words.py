@@ -80,7 +80,8 @@ class Words:
         """A name: one word, first and last name, `the X`, `my X` or `X's Y`.
 
         Args:
-            kept_out: whether all its words are kept out of notes; else none is.
+            kept_out: whether all its words (but for `the` and `my`) are kept out of notes; else
+                none is.
         """
 
         def word() -> str:
