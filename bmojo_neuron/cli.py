@@ -294,6 +294,14 @@ def convert(
     max_shard_size: Annotated[
         int, typer.Option(min=1, help="Bytes of tensors in one file.")
     ] = 5_000_000_000,
+    unfuse: Annotated[
+        bool,
+        typer.Option(
+            "--unfuse",
+            help="Of layers that hold two memories for training (*DA, M2*, ...), take the trained "
+            "one.",
+        ),
+    ] = False,
 ) -> None:
     """Write a checkpoint anew in another format. There and back is the identity."""
     import torch
@@ -304,7 +312,7 @@ def convert(
     if dtype is not None and dtype not in kinds:
         _fail(f"--dtype: expected one of {', '.join(kinds)}, got {dtype!r}", code=2)
     with _one_line_errors():
-        convert_checkpoint(source, target, to, kinds.get(dtype or ""), max_shard_size)
+        convert_checkpoint(source, target, to, kinds.get(dtype or ""), max_shard_size, unfuse)
 
 
 @app.command()

@@ -28,6 +28,7 @@ def convert(
     to: str = BMojoConfig.model_type,
     dtype: torch.dtype | None = None,
     max_shard_size: int = 5_000_000_000,
+    unfuse: bool = False,
 ) -> BMojoConfig:
     """Write `source` anew in another format; tokenizer, chat template and settings go along.
 
@@ -37,6 +38,7 @@ def convert(
         to: one of FORMATS.
         dtype: of the weights; None: as they are stored.
         max_shard_size: bytes of tensors in one file.
+        unfuse: see `open_checkpoint`; a checkpoint without fused layers stays as it is.
 
     Returns:
         The architecture.
@@ -49,7 +51,7 @@ def convert(
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"target: expected a new or empty directory, got {str(target)!r}")
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, unfuse)
     config = checkpoint.config
     if dtype is not None:
         config.dtype = dtype

@@ -5,7 +5,7 @@ B'MOJO-F (awslabs/hybrid-model-factory; spec/checkpoints sections 2 to 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -26,6 +26,10 @@ BLOCKS = {
     "GKA": "gka",
     "BMF": "bmojo_f",
 }
+# Layers of training, which hold a memory and the attention that it is trained after: what stays.
+FUSED = {"*DA": "*"} | {f"{token}*": token for token in BLOCKS if token != "*"}
+MEMORIES = ("self_attn", "swa", "mamba", "gdn", "gka", "bmojo_f")  # attributes of a layer
+MIXED = "GDN>GKA"  # one memory trained after another
 MIXERS = {  # bmojo_config.ssm_mixer -> ours
     **{name: name for name in ("mamba2", "gdn", "gka")},
     "gated_deltanet": "gdn",
@@ -149,6 +153,29 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         eidetic_size=0,
         **fields,
     )
+
+
+def unfuse(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same config.json with one memory in each layer, as after training."""
+    pattern = given.get("hybrid_override_pattern")
+    if not isinstance(pattern, str):
+        return dict(given)
+    tokens = [FUSED.get(token, token) for token in pattern.split("-")]
+    return {**given, "hybrid_override_pattern": "-".join(tokens)}
+
+
+def left_out(given: Mapping[str, Any], named: Collection[str], held: Iterable[str]) -> list[str]:
+    """The tensors that unfusing leaves out.
+
+    Args:
+        given: config.json, still fused.
+        named: tensors that the unfused model has.
+        held: tensors that the checkpoint has.
+    """
+    tokens = str(given.get("hybrid_override_pattern")).split("-")
+    places = [f"model.layers.{i}." for i, token in enumerate(tokens) if token in FUSED]
+    places += [f"model.layers.{i}.{memory}." for i in range(len(tokens)) for memory in MEMORIES]
+    return [name for name in held if name.startswith(tuple(places)) and name not in named]
 
 
 def write_config(config: BMojoConfig) -> dict[str, Any]:
@@ -338,12 +365,17 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
             f"hybrid_override_pattern: expected num_hidden_layers ({count}) tokens joined by '-', "
             f"got {len(pattern)}: {written!r}"
         )
-    fused = sorted({t for t in pattern if t in ("*DA", "GDN>GKA") or t[1:].endswith("*")})
+    fused = sorted({token for token in pattern if token in FUSED})
     if fused:
         raise ValueError(
             f"hybrid_override_pattern: expected layers of one kind each, got {', '.join(fused)}, "
-            "which hold attention and a mixer for training; unfuse them first: in the pattern "
-            "'*DA' becomes '*' and 'X*' becomes 'X', and the other's tensors are left out"
+            "which hold attention and a mixer for training; `bmojo convert SRC DST --unfuse` "
+            "leaves out the attention that they were trained after"
+        )
+    if MIXED in pattern:
+        raise ValueError(
+            f"hybrid_override_pattern: expected layers of one kind each, got {MIXED}; write the "
+            "one that shall stay, GDN or GKA, in its place, then `bmojo convert SRC DST --unfuse`"
         )
     unknown = sorted(set(pattern) - BLOCKS.keys())
     if unknown:

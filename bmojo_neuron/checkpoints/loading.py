@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from bmojo_neuron.checkpoints import Family, family_of
+from bmojo_neuron.checkpoints import Family, family_of, hybrid_qwen3
 from bmojo_neuron.checkpoints.reading import Shape, Tensors, read_json, some
 from bmojo_neuron.configuration import BMojoConfig
 
@@ -53,8 +53,12 @@ def is_foreign(directory: Path) -> bool:
     return config.is_file() and family_of(read_json(config).get("model_type")) is not None
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     """Understand a directory and check that it is whole, by its headers alone.
+
+    Args:
+        unfuse: of layers that hold two memories for training (Hybrid-Qwen3) take the one that is
+            trained, and leave out the other's tensors.
 
     Raises:
         ValueError: a file is absent or broken; the configuration says something that cannot be
@@ -67,6 +71,13 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             f"{given['auto_map']!r}; remove the key if the architecture is one of ours"
         )
     family = family_of(given.get("model_type"))
+    if unfuse:
+        if family is not hybrid_qwen3:
+            raise ValueError(
+                f"unfuse: expected a {hybrid_qwen3.MODEL_TYPE} directory, as no other family has "
+                f"fused layers, got {given.get('model_type')!r}"
+            )
+        fused, given = given, hybrid_qwen3.unfuse(given)
     try:
         config = BMojoConfig.from_dict(given) if family is None else family.read_config(given)
     except (AttributeError, KeyError, TypeError) as error:  # of what is no value of its field
@@ -79,6 +90,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for ours, theirs in names.items():
             if theirs not in tensors.shapes and theirs.replace(old, new) in tensors.shapes:
                 names[ours] = theirs.replace(old, new)
+    if unfuse:
+        for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
+            del tensors.shapes[name]
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
 

@@ -1,6 +1,7 @@
 """`bmojo convert` and `bmojo inspect`: there and back is the identity; what is broken is named."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.checkpoints.convert import convert
+from bmojo_neuron.checkpoints.hybrid_qwen3 import read_config, write_config
 from bmojo_neuron.checkpoints.loading import load_checkpoint
 from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from bmojo_neuron.inspect import inspect
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
+from tests.checkpoints.test_golden import GOLDEN
 from tests.model.batches import uncached
-from tests.model.conftest import random_ids, tiny_model
+from tests.model.conftest import random_ids, tiny_config, tiny_model
 
 WRITABLE = {
     "tied": {"block_types": ["mamba2", "attention", "bmojo_f"]},
@@ -114,12 +117,133 @@ def test_a_field_that_a_format_fixes_must_have_its_value(name, value, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+# Another value of each field than the default's, where the format could hold it at all.
+OTHER = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    "dtype": "bfloat16",
+    "bos_token_id": 3,
+    "eos_token_id": 4,
+    "pad_token_id": 5,
+    "mixer": "gdn",
+    "mamba2_dt_max": 0.5,
+    "vocab_size": 51,
+    "hidden_size": 48,
+}
+OF_ITS_OWN = ("block_types", "num_hidden_layers")  # the pattern, tested above
+NOT_OF_THE_MODEL = ("eidetic_", "innovation_", "selection_", "mamba_")  # no layer here reads them
+
+
+@pytest.mark.parametrize("mixer", ["mamba2", "gdn", "gka"])
+def test_each_field_survives_or_is_refused_by_name(mixer):
+    """So nothing that changes what the model computes is lost without a word."""
+    base = {"block_types": ["attention", "bmojo_f", "sliding_attention"], "mixer": mixer}
+    base |= {"num_hidden_layers": 3, "eidetic_size": 0, "sliding_window": 8}
+    mixers = {"mamba2_", "gdn_", "gka_"} - {f"{mixer}_"}  # of other mixers: no layer reads them
+    config = tiny_config("bmojo_f", **base)
+    assert read_config(write_config(config)) is not None
+    survived, refused = set(), set()
+    for name, value in config.to_dict().items():
+        unread = name.startswith((*NOT_OF_THE_MODEL, *mixers))
+        if name not in BMojoConfig.__annotations__ or name in OF_ITS_OWN or unread:
+            continue
+        if type(value) is bool:
+            other: object = not value
+        elif name in OTHER:
+            other = OTHER[name]
+        elif type(value) in (int, float):
+            other = value * 2
+        else:
+            continue
+        try:
+            changed = tiny_config("bmojo_f", **(base | {name: other}))
+        except ValueError:
+            continue  # not without other changes
+        try:
+            back = read_config(write_config(changed))
+        except ValueError as error:
+            refused.add(name if name in str(error) else str(error))
+            continue
+        assert getattr(back, name) == getattr(changed, name), name
+        survived.add(name)
+    assert {"window", "sliding_window", "attention_bias", "rms_norm_eps"} <= survived
+    assert {"qk_norm", "mlp_bias"} <= refused <= BMojoConfig.__annotations__.keys()
+
+
 def test_a_target_that_holds_something_is_left_alone(saved, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     with pytest.raises(ValueError, match="target: expected a new or empty directory"):
         convert(saved, tmp_path / "full")
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+# Fused for training
+
+FUSED = {"*": "*DA", "M2": "M2*", "SWA": "SWA*", "GDN": "GDN*", "GKA": "GKA*", "BMF": "BMF*"}
+GOLDENS = ("dev_m2", "dev_gdn", "dev_gka", "dev_swa", "dev_mix", "dev_bmf_gka")
+
+
+def fused(golden: Path, path: Path, letters: dict[str, str]) -> Path:
+    """A golden checkpoint with an attention more in each layer that `letters` fuses."""
+    shutil.copytree(golden, path)
+    given = json.loads((path / "config.json").read_text())
+    pattern = given["hybrid_override_pattern"].split("-")
+    tensors = load_file(path / "model.safetensors")
+    for i, token in enumerate(pattern):
+        extra = "dual_attn" if token == "*" else "self_attn"
+        for x in "qkvo" if letters[token] != token else "":
+            tensors[f"model.layers.{i}.{extra}.{x}_proj.weight"] = torch.randn(4, 4)
+        pattern[i] = letters[token]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    edit(path, hybrid_override_pattern="-".join(pattern), layer_types=pattern)
+    return path
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@pytest.mark.parametrize("name", GOLDENS)
+def test_unfused_it_is_the_checkpoint_without_the_attention_of_training(name, tmp_path):
+    path = fused(GOLDEN / name, tmp_path / "fused", FUSED)
+    with pytest.raises(ValueError, match="bmojo convert SRC DST --unfuse"):
+        load_checkpoint(path)
+    done = CliRunner().invoke(
+        app, ["convert", str(path), str(tmp_path / "out"), "--to", "hybrid_qwen3", "--unfuse"]
+    )
+    assert done.exit_code == 0, done.output
+    assert_same_tensors(GOLDEN / name, tmp_path / "out")
+    convert(path, tmp_path / "ours", unfuse=True)
+    ids = random_ids(1, 40)
+    expected = uncached(load_checkpoint(GOLDEN / name), ids)
+    torch.testing.assert_close(uncached(load_checkpoint(tmp_path / "ours"), ids), expected)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+def test_of_two_mixers_the_user_says_which_stays(tmp_path):
+    path = fused(GOLDEN / "dev_gka", tmp_path / "fused", {"*": "*", "GKA": "GDN>GKA"})
+    with pytest.raises(ValueError, match="write the one that shall stay, GDN or GKA"):
+        load_checkpoint(path)
+    with pytest.raises(ValueError, match="write the one that shall stay, GDN or GKA"):
+        convert(path, tmp_path / "out", unfuse=True)
+    given = json.loads((path / "config.json").read_text())
+    pattern = given["hybrid_override_pattern"].replace("GDN>GKA", "GKA")
+    edit(path, hybrid_override_pattern=pattern)
+    convert(path, tmp_path / "out", "hybrid_qwen3", unfuse=True)
+    assert_same_tensors(GOLDEN / "dev_gka", tmp_path / "out")
+
+
+def test_unfusing_leaves_out_nothing_else(theirs, tmp_path):
+    convert(theirs, tmp_path / "same", "hybrid_qwen3", unfuse=True)
+    assert_same_tensors(theirs, tmp_path / "same")
+    tensors = load_file(theirs / "model.safetensors")
+    tensors["model.layers.0.no_such.weight"] = torch.zeros(2)
+    save_file(tensors, theirs / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 unexpected \(model.layers.0.no_such.weight\)"):
+        convert(theirs, tmp_path / "out", unfuse=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_hybrid_qwen3_is_unfused(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"unfuse: expected a hybrid_qwen3 directory.*got 'bmojo'"):
+        convert(saved, tmp_path / "out", unfuse=True)
 
 
 # What is broken
@@ -146,7 +270,7 @@ def theirs(saved: Path, tmp_path: Path) -> Path:
         ),
         (
             {"hybrid_override_pattern": "M2*-*DA-*"},
-            r"one kind each, got \*DA, M2\*.*unfuse them first",
+            r"one kind each, got \*DA, M2\*.*bmojo convert SRC DST --unfuse",
         ),
         ({"hybrid_override_pattern": None}, "hybrid_override_pattern: expected tokens joined"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
