@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import State, StatePart
 from bmojo_neuron.training.corpus import Text, load_corpus
 from bmojo_neuron.training.dialogues import DialogueSource, Filler, sample_dialogue
+from bmojo_neuron.training.forms import CORRECTIONS, NOTES, QUESTIONS, in_case, shown
 from bmojo_neuron.training.recall import Plan, measure, perplexity, with_slots
 from bmojo_neuron.training.words import Words
 from serving.sessions import Session
@@ -62,23 +64,25 @@ class Programme:
     several: Plan
     slots: tuple[int, ...]
     few: Plan
+    forms: Plan
     cut_length: int = 1024
     cut_dialogues: int = 16
     pieces: int = 12
 
 
 FULL = Programme(
-    far=Plan((1, 4, 16, 64, 256, 1024), rows=32, untold=1),
-    farther=Plan((1024, 2048, 4096), rows=8),
+    far=Plan((1, 4, 16, 64, 256, 1024), rows=16, untold=4),
+    farther=Plan((1024, 2048, 4096), rows=4),
     known=Plan((1, 4, 16, 64, 256), rows=32, kept_out=False),
     off=Plan((0, 1, 4, 16, 64), rows=32),
-    corrected=Plan((0, 16, 256), rows=32, corrected=4),
-    leads=(8_192, 16_384, 32_768, 65_536),
-    late=Plan((16,), rows=32),
+    corrected=Plan((0, 16, 256), rows=16, corrected=4),
+    leads=(16_384, 65_536),
+    late=Plan((16,), rows=16),
     counts=(1, 2, 4, 8, 16, 32, 64, 128),
     several=Plan((16,)),
     slots=(8, 16, 32, 64, 128, 256),
     few=Plan((64,), rows=32),
+    forms=Plan((16,), rows=16),
 )
 QUICK = Programme(
     far=Plan((16, 256, 1024), rows=1, untold=1),
@@ -92,6 +96,7 @@ QUICK = Programme(
     several=Plan((16,)),
     slots=(8, 256),
     few=Plan((4,), rows=2),
+    forms=Plan((1,), rows=2),
     cut_length=128,
     cut_dialogues=2,
 )
@@ -146,10 +151,24 @@ class Bench:
             )
         for slots in plan.slots:
             jobs.append(("slots", str(slots), (plan.few, "bible", with_slots(self.model, slots))))
+        for form, told in self.forms(plan.forms):
+            jobs.append(("forms", form, (told, "bible")))
         out: dict[str, Any] = {}
         for part, key, args in tqdm(jobs, desc="recall"):
             out.setdefault(part, {})[key] = self.ask(*args)
         return out
+
+    def forms(self, plan: Plan) -> Iterator[tuple[str, Plan]]:
+        """Each phrasing of a note, a correction, a question, and the plain ones in other cases."""
+        for form, _ in NOTES:
+            yield shown(form), replace(plan, note=form)
+        for form, _ in CORRECTIONS[len(NOTES) :]:
+            yield shown(form), replace(plan, correction=form, corrected=plan.notes)
+        for form, _ in QUESTIONS:
+            yield shown(form), replace(plan, question=form)
+        for case in (str.lower, str.upper):
+            note, question = in_case(plan.note, case), in_case(plan.question, case)
+            yield f"{shown(note)} {shown(question)}", replace(plan, note=note, question=question)
 
     def language(self, orders: tuple[int, ...] = (2, 3, 5)) -> dict[str, Any]:
         """Perplexity of held-out text, the model's and that of n-grams of the same text."""

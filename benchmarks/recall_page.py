@@ -171,6 +171,14 @@ def render(result: dict[str, Any]) -> str:
                 for n, c in recall["notes"].items()
             ],
         ),
+        "## Each phrasing, 16 windows\n",
+        table(
+            ["told or asked", "questions", "recall"],
+            [
+                [f"`{form}`", str(c[0]["questions"]), show(c[0])]
+                for form, c in recall["forms"].items()
+            ],
+        ),
         "## Few slots, four notes, 64 windows\n",
         table(
             ["slots", "recall", "held"],

@@ -4,7 +4,8 @@
     Question: Jane                  Question: what is Jane?             Q: Jane
     Answer: silver.                 Answer: silver.                     A: silver.
 
-A form is a list of pieces; NAME and VALUE stand for the words, a blank included.
+A form is a list of pieces; NAME and VALUE stand for the words, a blank included. The first of each
+kind is the plain one.
 """
 
 from __future__ import annotations
@@ -46,13 +47,18 @@ CASES: tuple[tuple[Callable[[str], str], float], ...] = (
 def draw_form(rng: np.random.Generator, forms: tuple[tuple[Form, float], ...]) -> Form:
     """One of the forms, by weight, and in some case; names and values keep theirs."""
     form = _draw(rng, forms)
-    case = _draw(rng, CASES)
+    return in_case(form, _draw(rng, CASES))
+
+
+def in_case(form: Form, case: Callable[[str], str]) -> Form:
+    """The form in another case; names and values keep theirs."""
     return tuple(piece if piece in (NAME, VALUE) else case(piece) for piece in form)
 
 
-def plain(forms: tuple[tuple[Form, float], ...]) -> Form:
-    """The first of the forms, as it is written."""
-    return forms[0][0]
+def shown(form: Form, name: str = "Jane", value: str = "silver") -> str:
+    """The form as text, on one line."""
+    words = {NAME: f" {name}", VALUE: f" {value}", "\n": " / "}
+    return "".join(words.get(piece, piece) for piece in form)
 
 
 def _draw(rng: np.random.Generator, weighted: tuple[tuple[Drawn, float], ...]) -> Drawn:

@@ -20,7 +20,7 @@ from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.state import State
 from bmojo_neuron.training.dialogues import DialogueSource, Filler
-from bmojo_neuron.training.forms import CORRECTIONS, NOTES, QUESTIONS, VALUE, plain
+from bmojo_neuron.training.forms import CORRECTIONS, NOTES, QUESTIONS, VALUE, Form
 from bmojo_neuron.training.words import UNKNOWN
 
 Asked = Literal["told", "corrected", "untold"]
@@ -42,6 +42,7 @@ class Plan:
         kept_out: names and values are words that no note of training held; else words of the kind
             that training drew.
         seed: the same one gives the same sessions to every model.
+        note, correction, question: the forms in which all is told, corrected and asked.
     """
 
     windows: tuple[int, ...]
@@ -52,6 +53,9 @@ class Plan:
     lead: int = 0
     kept_out: bool = True
     seed: int = 0
+    note: Form = NOTES[0][0]
+    correction: Form = CORRECTIONS[0][0]
+    question: Form = QUESTIONS[0][0]
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def measure(
     for windows in sorted(plan.windows):
         state = _feed(model, text[:, at : windows * window], state)
         at = windows * window
-        yield from _ask(model, source, state, sessions, windows)
+        yield from _ask(model, source, state, sessions, plan, windows)
 
 
 def _notes(rng: np.random.Generator, source: DialogueSource, plan: Plan) -> list[_Note]:
@@ -140,7 +144,7 @@ def _tell(source: DialogueSource, notes: list[_Note], plan: Plan) -> NDArray[np.
     for i, note in enumerate([*stated, *corrected]):
         first = i < len(stated)
         value = note.older if first and note.older is not None else note.value
-        said = source.say(plain(NOTES if first else CORRECTIONS), note.name, value)
+        said = source.say(plan.note if first else plan.correction, note.name, value)
         where = np.flatnonzero(said.is_value) + at
         note.places = range(int(where[0]), int(where[-1]) + 1)
         parts.append(said.tokens)
@@ -170,6 +174,7 @@ def _ask(
     source: DialogueSource,
     state: State,
     sessions: list[list[_Note]],
+    plan: Plan,
     windows: int,
 ) -> Iterator[Cell]:
     """Ask every name of every session, each of a copy of its state."""
@@ -178,7 +183,7 @@ def _ask(
     for first in range(0, len(asked), ROWS):
         part = asked[first : first + ROWS]
         rows = torch.tensor([row for row, _ in part])
-        prompts = [_question(source, note.name) for _, note in part]
+        prompts = [_question(source, plan.question, note.name) for _, note in part]
         copies = {name: tensor.index_select(0, rows) for name, tensor in state.items()}
         expected = {text for _, note in part for text in (note.value, note.older) if text}
         longest = max(len(source.ids(f" {text}")) for text in expected)
@@ -213,9 +218,8 @@ def _share(hits: Iterator[bool] | list[bool]) -> float:
     return float(np.mean(list(hits)))
 
 
-def _question(source: DialogueSource, name: str) -> NDArray[np.int32]:
-    """The plain form, on a line of its own, up to where the value belongs."""
-    form = plain(QUESTIONS)
+def _question(source: DialogueSource, form: Form, name: str) -> NDArray[np.int32]:
+    """On a line of its own, up to where the value belongs."""
     return source.say(("\n", *form[: form.index(VALUE)]), name, "", end="").tokens
 
 

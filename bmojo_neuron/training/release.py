@@ -13,7 +13,7 @@ import transformers
 
 from bmojo_neuron import __version__
 from bmojo_neuron.model import default_model_path
-from bmojo_neuron.training.forms import CORRECTIONS, NAME, NOTES, QUESTIONS, VALUE, Form
+from bmojo_neuron.training.forms import CORRECTIONS, NOTES, QUESTIONS, shown
 from bmojo_neuron.training.loop import Training
 from bmojo_neuron.training.recall import Cell, Plan, measure, perplexity
 
@@ -144,7 +144,7 @@ def model_card(report: dict[str, Any], config: Any) -> str:
         steps=report["steps"],
         seed=report["seed"],
         forms="".join(
-            f"    {_example(form)}\n"
+            f"    {shown(form)}\n"
             for forms in (NOTES, CORRECTIONS[-2:], QUESTIONS)
             for form, _ in forms
         ),
@@ -184,11 +184,6 @@ def recall_table(cells: list[Cell]) -> str:
             if cell.asked == "told"
         ],
     )
-
-
-def _example(form: Form) -> str:
-    words = {NAME: " Jane", VALUE: " silver", "\n": " / "}
-    return "".join(words.get(piece, piece) for piece in form)
 
 
 def install(run: Path, target: Path | None = None) -> Path:

@@ -30,6 +30,7 @@ TINY = benchmark.Programme(
     several=Plan((1,)),
     slots=(4, 16),
     few=Plan((1,), rows=1),
+    forms=Plan((1,), rows=1),
     cut_length=100,
     cut_dialogues=2,
 )
@@ -106,7 +107,7 @@ def test_the_page_shows_what_was_measured(result: dict[str, Any]) -> None:
     assert "\n> **In the beginning**" in text
     assert "2 dialogues of 100 tokens are fed whole, in 12 random pieces" in text
     headings = [line for line in text.splitlines() if line.startswith("#")]
-    assert len(headings) == len(set(headings)) == 13
+    assert len(headings) == len(set(headings)) == 14
 
 
 def verdicts(result: dict[str, Any]) -> dict[str, str]:
