@@ -1,4 +1,4 @@
-"""The command line `bmojo`: generate, serve, train, convert, inspect, doctor.
+"""The command line `bmojo`: generate, serve, train, convert, inspect, doctor, kernels.
 
 Everything heavy is imported by the command that needs it. A wrong argument ends with exit code 2, a
 machine or installation that cannot do what was asked with 1; stderr says which and why.
@@ -387,6 +387,18 @@ def doctor(
     else:
         Console().print(render(report))
     raise typer.Exit(0 if report.usable else 1)
+
+
+@app.command()
+def kernels() -> None:
+    """List the NKI kernels, one per op, and how to run one on a CPU."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    package = import_module("nki_kernels")
+    ops = [module.name for module in iter_modules(package.__path__) if not module.ispkg]
+    typer.echo("\n".join(ops) or "no NKI kernels yet: every op runs its PyTorch reference")
+    typer.echo("to run any kernel on a CPU: python -m nki_kernels.simulator --help")
 
 
 class _Printer:

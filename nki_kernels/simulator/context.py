@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import (
@@ -23,6 +23,9 @@ from nki_kernels.simulator.errors import (
 from nki_kernels.simulator.hardware import GENERATIONS, TARGETS, Engine, Generation
 from nki_kernels.simulator.ledger import Ledger
 from nki_kernels.simulator.rules import RULES, Mode
+
+if TYPE_CHECKING:
+    from nki_kernels.simulator.report import Report
 
 VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
 FRONTENDS = ("parser", "tracer")
@@ -58,6 +61,12 @@ class Session:
     def version(self) -> tuple[int, ...]:
         """The NKI version as numbers, to compare."""
         return tuple(int(part) for part in self.nki.split("."))
+
+    def report(self) -> "Report":
+        """What ran so far would cost on the target: modelled, not measured."""
+        from nki_kernels.simulator.report import report
+
+        return report(self)
 
 
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
@@ -99,7 +108,13 @@ def session(
         strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
         frontend: which Python a kernel may use: "parser" (before 0.7) or "tracer".
     """
-    made = make(target, nki, strict, frontend)
+    with using(make(target, nki, strict, frontend)) as made:
+        yield made
+
+
+@contextmanager
+def using(made: Session) -> Iterator[Session]:
+    """Run the kernels of the block in a session made before."""
     token = _session.set(made)
     try:
         yield made

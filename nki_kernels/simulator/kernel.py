@@ -67,6 +67,7 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     code = getattr(kernel.function, "__code__", None)
     line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
     cores = _cores(session, kernel.grid)
+    session.ledger.launch(len(cores))
 
     def body(core: Core, lane: Lane | None) -> Any:
         core.wait = lane.wait if lane is not None else None
