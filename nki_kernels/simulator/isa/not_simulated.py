@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from nki_kernels.simulator.errors import NkiNotSimulated, kernel_line, text
 
-REASONS: dict[str, str] = dict.fromkeys(("quantize_mx", "nc_matmul_mx", "activate2"), "not yet")
+REASONS: dict[str, str] = {}
 
 
 def collective(name: str) -> Callable[..., NoReturn]:
