@@ -40,6 +40,7 @@ class Core:
     count: int = 1
     ndim: int = 0  # dimensions of the launch grid: 0 without one
     registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
+    random: dict[Engine, Array] = field(default_factory=dict)  # state of the random generators
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
     shared_used: int = 0

@@ -77,5 +77,6 @@ RULES = _table(
     ("output-buffer", S, "outputs lie in shared_hbm", NOTES),
     ("memset-type", S, "the value's type is the tile's: float for float, int for int", API),
     ("old-argument", S, "dtype= and mask= of older NKI are not given (without effect)", NOTES),
+    ("column-tiling", S, "the tensor engine is tiled by rows only: columns (0, 128)", API),
     ("numpy-operator", S, "operators are nl functions, not numpy's", API),
 )
