@@ -134,6 +134,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields.setdefault("dtype", given["torch_dtype"])
     if "BMF" in pattern:
         bmojo = given.get("bmojo_config") or {}
+        _known(bmojo, "bmojo_config", ("window_size", "tie_attn_weights", "ssm_mixer"))
         mixer = bmojo.get("ssm_mixer", "mamba2")
         if mixer not in MIXERS:
             known = ", ".join(MIXERS)
@@ -147,6 +148,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields |= _options(given, where, options)
     if "SWA" in pattern:
         swa = given.get("swa_config") or {}
+        _known(swa, "swa_config", ("window_size",))
         fields["sliding_window"] = _window(swa.get("window_size"), "swa_config")
     return BMojoConfig(
         block_types=[BLOCKS[token] for token in pattern],
@@ -386,6 +388,12 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
     return pattern
 
 
+def _known(options: Mapping[str, Any], where: str, fields: tuple[str, ...]) -> None:
+    for name in options:
+        if name not in fields and name not in OPTIONS_IGNORED:
+            raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
+
+
 def _window(size: object, where: str) -> int:
     if type(size) is not int or size < 1:
         raise ValueError(f"{where}.window_size: expected an integer of at least 1, got {size!r}")
@@ -393,10 +401,10 @@ def _window(size: object, where: str) -> int:
 
 
 def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters`, or the older `rope_theta` and `rope_scaling` as such."""
-    if given.get("rope_parameters"):
-        return dict(given["rope_parameters"])
+    """`rope_parameters`, and the older `rope_theta` and `rope_scaling` where it leaves them out."""
     older = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10_000.0)}
+    if given.get("rope_parameters"):
+        return older | dict(given["rope_parameters"])
     scaling = dict(given.get("rope_scaling") or {})
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))

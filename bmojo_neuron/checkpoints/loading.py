@@ -23,6 +23,8 @@ from bmojo_neuron.configuration import BMojoConfig
 if TYPE_CHECKING:
     from bmojo_neuron.causal_lm import BMojoForCausalLM
 
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("model.embed_tokens.weight", "backbone.embeddings.weight")
 SILENT = 1e9  # bytes up to which loading shows no progress
 
 
@@ -93,8 +95,29 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     if unfuse:
         for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
             del tensors.shapes[name]
+    _leave_out_copies(config, tensors)
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
+
+
+def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
+    """What files of older versions hold besides: tables of rotary frequencies, which follow from
+    the configuration, and a tied head, which has to equal the embedding.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
+        del tensors.shapes[name]
+    embedding = next((n for n in EMBEDDINGS if n in tensors.shapes), None)
+    if not config.tie_word_embeddings or HEAD not in tensors.shapes or embedding is None:
+        return
+    if not torch.equal(tensors[HEAD], tensors[embedding]):
+        raise ValueError(
+            f"tie_word_embeddings: expected {HEAD} to equal {embedding}, as the configuration says "
+            "that they are one, got two; set it to false if both are meant"
+        )
+    del tensors.shapes[HEAD]
 
 
 def our_shapes(config: BMojoConfig) -> dict[str, Shape]:

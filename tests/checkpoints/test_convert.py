@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.checkpoints.convert import convert
 from bmojo_neuron.checkpoints.hybrid_qwen3 import read_config, write_config
-from bmojo_neuron.checkpoints.loading import load_checkpoint
+from bmojo_neuron.checkpoints.loading import Checkpoint, load_checkpoint
 from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from bmojo_neuron.inspect import inspect
@@ -244,6 +244,95 @@ def test_unfusing_leaves_out_nothing_else(theirs, tmp_path):
 def test_only_hybrid_qwen3_is_unfused(saved, tmp_path):
     with pytest.raises(ValueError, match=r"unfuse: expected a hybrid_qwen3 directory.*got 'bmojo'"):
         convert(saved, tmp_path / "out", unfuse=True)
+
+
+# Several at once, and what lies about
+
+
+def test_nothing_beside_the_target_is_touched(saved, tmp_path):
+    beside = tmp_path / "out.part"
+    beside.mkdir()
+    (beside / "thesis.txt").write_text("precious")
+    convert(saved, tmp_path / "out")
+    assert (beside / "thesis.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out", "out.part"]
+
+
+def test_of_two_that_write_one_target_one_wins_whole(saved, tmp_path):
+    """The second starts and ends while the first is at its tensors."""
+    read, late = Checkpoint.read, []
+
+    def slow(self, name, shape):
+        if not late:
+            late.append(name)
+            convert(saved, tmp_path / "out", "hybrid_qwen3")
+        return read(self, name, shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "read", slow)
+        with pytest.raises(ValueError, match="which something else filled meanwhile"):
+            convert(saved, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").config.block_types
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out"]
+
+
+def test_a_link_to_an_empty_directory_is_followed(saved, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    convert(saved, tmp_path / "link")
+    assert_same_tensors(saved, tmp_path / "real")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(saved, Path())
+    assert_same_tensors(saved, tmp_path / "here")
+
+
+def test_named_chat_templates_go_along(saved, tmp_path):
+    (saved / "additional_chat_templates").mkdir()
+    (saved / "additional_chat_templates" / "rag.jinja").write_text("{{ x }}")
+    convert(saved, tmp_path / "out")
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "{{ x }}"
+
+
+# What older files hold besides
+
+
+def test_a_tied_head_that_is_stored_too_must_equal_the_embedding(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    if "lm_head.weight" in tensors:
+        pytest.skip("not tied")
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embedding.clone()}, file, metadata={"format": "pt"})
+    same = load_checkpoint(theirs)
+    assert torch.equal(same.lm_head.weight, embedding)
+    assert same.lm_head.weight is same.model.embed_tokens.weight
+    save_file(tensors | {"lm_head.weight": embedding + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"tie_word_embeddings: expected lm_head\.weight to equal"):
+        load_checkpoint(theirs)
+
+
+def test_tables_of_rotary_frequencies_are_left_out(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(tensors | table, file, metadata={"format": "pt"})
+    load_checkpoint(theirs)
+
+
+def test_the_older_theta_counts_where_the_newer_key_leaves_it_out():
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0))
+    given |= {"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e6}
+    assert read_config(given).rope_parameters["rope_theta"] == 5e6
+
+
+@pytest.mark.parametrize("where", ["bmojo_config", "swa_config"])
+def test_an_unknown_key_of_a_window_is_refused(where):
+    base = {"block_types": ["bmojo_f", "sliding_attention"], "num_hidden_layers": 2}
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0, sliding_window=5, **base))
+    given[where]["sinks"] = 4
+    with pytest.raises(ValueError, match=rf"{where}\.sinks: expected one of"):
+        read_config(given)
 
 
 # What is broken
