@@ -124,5 +124,5 @@ def test_layers_that_stay_keep_the_window_of_their_base(tmp_path: Path):
     same = BMojoForCausalLM.from_pretrained(tmp_path / "same")
     ids = random_ids(1, 20)
     torch.testing.assert_close(same(ids).logits, base(ids).logits)
-    with pytest.raises(ValueError, match="window: expected 5, the base's own.*got 8"):
+    with pytest.raises(ValueError, match=r"window: expected 5, the base's own.*got 8"):
         prime(tmp_path / "base", tmp_path / "other", "*-SWA", sliding_window=8)
