@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nki_kernels.simulator.dtypes import Array
@@ -27,6 +27,7 @@ from nki_kernels.simulator.rules import RULES, Mode
 VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
 FRONTENDS = ("parser", "tracer")
 TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
+FRONTEND_VARIABLE = "NKI_COMPILER_FRONTEND"  # "custom": the parser, in 0.7 too
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Session:
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
 _core: ContextVar[Core | None] = ContextVar("core", default=None)
 _op = threading.local()
+_warned: set[tuple[str, str]] = set()
 
 
 def make(
@@ -77,9 +79,12 @@ def make(
         raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
     if nki not in VERSIONS:
         raise ValueError(f"nki: expected one of {', '.join(VERSIONS)}, got {nki!r}")
-    frontend = frontend or ("tracer" if nki >= "0.7" else "parser")
+    old = nki < "0.7" or os.environ.get(FRONTEND_VARIABLE) in ("custom", "parser")
+    frontend = frontend or ("parser" if old else "tracer")
     if frontend not in FRONTENDS:
         raise ValueError(f"frontend: expected one of {', '.join(FRONTENDS)}, got {frontend!r}")
+    if frontend == "tracer" and nki < "0.6":
+        raise ValueError(f"frontend: expected 'parser' before NKI 0.6, got 'tracer' for {nki}")
     return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend)
 
 
@@ -97,7 +102,8 @@ def session(
             NEURON_PLATFORM_TARGET_OVERRIDE, else trn3, as in the vendor's simulator.
         nki: 0.3 to 0.7.
         strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
-        frontend: which Python a kernel may use: "parser" (before 0.7) or "tracer".
+        frontend: which Python a kernel may use: "parser" (default before 0.7, and where the
+            environment says NKI_COMPILER_FRONTEND=custom) or "tracer" (from 0.6).
     """
     made = make(target, nki, strict, frontend)
     token = _session.set(made)
@@ -108,8 +114,8 @@ def session(
 
 
 def current() -> Session:
-    """The session in force, or a default one."""
-    return _session.get() or make()
+    """The session in force, or a default one, which warns once per process."""
+    return _session.get() or replace(make(), warned=_warned)
 
 
 @contextmanager

@@ -36,9 +36,9 @@ def fori_loop(
 def dynamic_range(
     start: int | RuntimeScalar, stop: int | RuntimeScalar | None = None, step: int = 1
 ) -> Iterator[VirtualRegister]:
-    """A run-time loop of NKI 0.3-0.6; use `fori_loop` from 0.6 on."""
-    if context.current().nki >= "0.7":
-        refuse("nki-version", "", "nl.fori_loop", "0.7", "dynamic_range")
+    """A run-time loop of the parser (NKI 0.3-0.6); use `fori_loop` from 0.6 on."""
+    if context.current().frontend == "tracer":
+        refuse("nki-version", "", "nl.fori_loop", "the tracer of NKI 0.7", "dynamic_range")
     first, last = (0, start) if stop is None else (start, stop)
     return (VirtualRegister(i) for i in range(_bound(first), _bound(last), step))
 
