@@ -39,6 +39,7 @@ class Core:
     ndim: int = 0  # dimensions of the launch grid: 0 without one
     registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
+    loop: Line | None = None  # the run-time loop that runs
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
     shared_used: int = 0
     mail: dict[tuple[int, int, int], Array] = field(default_factory=dict)  # sendrecv
@@ -136,6 +137,20 @@ def core() -> Core:
         refuse("session", "", "a running kernel", "a call from outside")
         raise AssertionError
     return found
+
+
+def enter_loop(op: str) -> None:
+    """A run-time loop begins; the device has no second one inside it."""
+    here = core()
+    if here.loop is not None:
+        expected = "one run-time loop at a time: unroll one of them with range()"
+        refuse("nested-loop", "", expected, f"a loop inside that of {text(here.loop)}", op)
+    here.loop = kernel_line()
+
+
+def leave_loop() -> None:
+    """The run-time loop has ended."""
+    core().loop = None
 
 
 def in_kernel() -> bool:

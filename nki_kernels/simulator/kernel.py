@@ -10,10 +10,10 @@ import numpy as np
 from nki_kernels.simulator import context, dtypes, lint
 from nki_kernels.simulator.context import Core, Session, refuse
 from nki_kernels.simulator.dtypes import Array
-from nki_kernels.simulator.errors import Line, entry, kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.errors import entry, kernel_line, text, without_simulator_frames
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.launch import Lane, lockstep
-from nki_kernels.simulator.ledger import footprint
+from nki_kernels.simulator.ledger import Event, footprint
 from nki_kernels.simulator.lint.sources import plain
 from nki_kernels.simulator.memory import Buffer, Storage
 from nki_kernels.simulator.tensor import NkiTensor
@@ -94,6 +94,7 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             refuse("list-argument", argument, "a tuple", "a list", line=line)
         bound.arguments[argument] = _tensors(value, argument, mutable, copies)
     cores = _cores(session, kernel.grid)
+    first = len(session.ledger.events)
 
     def body(core: Core, lane: Lane | None) -> Any:
         core.wait = lane.wait if lane is not None else None
@@ -101,7 +102,7 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             context.set_op(name)
             result = kernel.function(*bound.args, **bound.kwargs)
             context.set_op(name)
-            _check_capacity(session, core, line)
+            _check_capacity(session, core)
             return result
 
     if len(cores) == 1:
@@ -110,7 +111,8 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         result = lockstep([functools.partial(body, core) for core in cores], line)[0]
     context.set_op(name)
     with context.running(session, cores[0]):
-        arrays = _arrays(result, line)
+        _check_returned(session.ledger.events[first:], cores[0], result)
+        arrays = _arrays(result)
     for original, copy in copies:
         if original.flags.writeable:
             original[...] = copy
@@ -152,24 +154,46 @@ def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Arr
     return NkiTensor(storage, dtype, array.shape, strides)
 
 
-def _arrays(value: Any, line: Line) -> Any:
+def _check_returned(events: Sequence[Event], core: Core, result: Any) -> None:
+    """A kernel that returns nothing and changes no input has worked for nothing."""
+    if result is not None:
+        return
+    outputs = {tensor.storage.serial: tensor.storage for tensor in core.shared}
+    written = [
+        access.storage for event in events for access in event.writes if not access.buffer.on_chip
+    ]
+    lost = [outputs[serial].line for serial in written if serial in outputs]
+    if lost and len(lost) == len(written):
+        expected = "a kernel that returns its shared_hbm outputs"
+        refuse("no-output", "return", expected, "None; what was written is lost", line=lost[0])
+
+
+def _arrays(value: Any) -> Any:
     """The result with tensors as arrays."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_arrays(item, line) for item in value)
+        return type(value)(_arrays(item) for item in value)
     if not isinstance(value, NkiTensor):
         return value
     if value.on_chip:
         expected = "a tensor in shared_hbm: copy it there with dma_copy"
-        refuse("buffer", "return", expected, value, line=line)
+        refuse("buffer", "return", expected, value, line=value.storage.line)
     if value.buffer is not Buffer.shared_hbm and not value.storage.is_input:
-        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=line)
+        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=value.storage.line)
+    defined = value.storage.defined
+    if defined is not None and not defined.any():
+        expected = "an output that an instruction wrote"
+        refuse("output-unwritten", "return", expected, value, line=value.storage.line)
     if not value.is_defined():
         expected = "an output that was written wholly"
-        refuse("read-undefined", "return", expected, f"{value!r}, partly or not", line=line)
+        refuse(
+            *("read-undefined", "return", expected, f"{value!r}, partly written"),
+            line=value.storage.line,
+        )
     return value.array().copy()
 
 
-def _check_capacity(session: Session, core: Core, line: Line) -> None:
+def _check_capacity(session: Session, core: Core) -> None:
+    """At the busiest moment; the line is that of the largest tile."""
     generation = session.generation
     for buffer, rule, limit in (
         (Buffer.sbuf, "sbuf-capacity", generation.sbuf_nominal),
@@ -185,4 +209,4 @@ def _check_capacity(session: Session, core: Core, line: Line) -> None:
             )
             live = f"{peak} bytes in {len(tiles)} live tiles, the largest: {listed}"
             expected = f"<= {limit} bytes per partition on {generation.name}"
-            refuse(rule, "", expected, live, line=line)
+            refuse(rule, "", expected, live, line=largest[0].line)
