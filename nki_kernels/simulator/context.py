@@ -55,6 +55,7 @@ class Session:
     frontend: str
     ledger: Ledger = field(default_factory=Ledger)
     warned: set[tuple[str, str]] = field(default_factory=set)
+    linted: set[object] = field(default_factory=set)  # kernels with the types of their arguments
 
     @property
     def version(self) -> tuple[int, ...]:

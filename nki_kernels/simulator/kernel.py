@@ -84,8 +84,11 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         raise TypeError(f"{name}() {error}") from None
     for option, given in kernel.options.items():
         refuse("jit-option", option, "no option: it has no effect here", given, "nki.jit", line)
-    for finding in lint.findings(kernel.function, session, bound.arguments.values()):
-        refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
+    read = (kernel.function, *map(type, bound.arguments.values()))
+    if read not in session.linted:
+        for finding in lint.findings(kernel.function, session, bound.arguments.values()):
+            refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
+        session.linted.add(read)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
     for argument, value in bound.arguments.items():
