@@ -26,6 +26,10 @@ from nki_kernels.simulator.rules import RULES, Mode
 
 VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
 FRONTENDS = ("parser", "tracer")
+BACKENDS = ("simulator", "vendor")
+BACKEND_VARIABLE = "NKI_SIMULATOR_BACKEND"  # what `install()` and sessions take by default
+SWITCH_VARIABLE = "NKI_SIMULATOR"  # "1": a call of the vendor's kernel simulates
+MARK = "__simulated__"  # of the module that `install()` makes
 TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
 FRONTEND_VARIABLE = "NKI_COMPILER_FRONTEND"  # "custom": the parser, in 0.7 too
 
@@ -53,6 +57,7 @@ class Session:
     nki: str
     strict: bool
     frontend: str
+    backend: str = "simulator"
     ledger: Ledger = field(default_factory=Ledger)
     warned: set[tuple[str, str]] = field(default_factory=set)
     linted: set[object] = field(default_factory=set)  # kernels with the types of their arguments
@@ -66,6 +71,7 @@ class Session:
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
 _core: ContextVar[Core | None] = ContextVar("core", default=None)
 _op = threading.local()
+_backend: str | None = None
 _warned: set[tuple[str, str]] = set()
 
 
@@ -74,6 +80,7 @@ def make(
     nki: str = VERSIONS[-1],
     strict: bool = False,
     frontend: str | None = None,
+    backend: str | None = None,
 ) -> Session:
     """A session; see `session`."""
     target = target or os.environ.get(TARGET_VARIABLE) or "trn3"
@@ -87,7 +94,22 @@ def make(
         raise ValueError(f"frontend: expected one of {', '.join(FRONTENDS)}, got {frontend!r}")
     if frontend == "tracer" and nki < "0.6":
         raise ValueError(f"frontend: expected 'parser' before NKI 0.6, got 'tracer' for {nki}")
-    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend)
+    chosen = choose_backend(backend or _backend)
+    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend, chosen)
+
+
+def choose_backend(name: str | None) -> str:
+    """The backend of that name, of the environment, else the simulator."""
+    name = name or os.environ.get(BACKEND_VARIABLE) or BACKENDS[0]
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def set_backend(name: str | None) -> None:
+    """What sessions take from here on; None: the environment's."""
+    global _backend
+    _backend = name
 
 
 @contextmanager
@@ -96,6 +118,7 @@ def session(
     nki: str = VERSIONS[-1],
     strict: bool = False,
     frontend: str | None = None,
+    backend: str | None = None,
 ) -> Iterator[Session]:
     """Run the kernels of the block for one target and version of NKI.
 
@@ -106,13 +129,32 @@ def session(
         strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
         frontend: which Python a kernel may use: "parser" (default before 0.7, and where the
             environment says NKI_COMPILER_FRONTEND=custom) or "tracer" (from 0.6).
+        backend: "simulator", or "vendor": kernels run through the vendor's own `nki.simulate`.
+            That of `install()` unless given.
     """
-    made = make(target, nki, strict, frontend)
+    made = make(target, nki, strict, frontend, backend)
     token = _session.set(made)
     try:
-        yield made
+        with environment(made):
+            yield made
     finally:
         _session.reset(token)
+
+
+@contextmanager
+def environment(made: Session) -> Iterator[None]:
+    """What the vendor's simulator reads from the environment, where it is the backend."""
+    vendor = made.backend == "vendor"
+    given = {TARGET_VARIABLE: made.generation.name, SWITCH_VARIABLE: "1"} if vendor else {}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def current() -> Session:

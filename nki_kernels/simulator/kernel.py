@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import context, dtypes, lint
+from nki_kernels.simulator import context, dtypes, lint, vendor
 from nki_kernels.simulator.context import Core, Session, refuse
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import entry, kernel_line, text, without_simulator_frames
@@ -89,6 +89,8 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         for finding in lint.findings(kernel.function, session, bound.arguments.values()):
             refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
         session.linted.add(read)
+    if session.backend == "vendor":
+        return vendor.run(kernel.function, kernel.grid, session, bound.args, bound.kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
     for argument, value in bound.arguments.items():

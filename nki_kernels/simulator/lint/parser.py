@@ -81,11 +81,9 @@ def _of_expression(source: Source, node: ast.AST) -> Iterator[Finding]:
 
 def _of_class(source: Source, kind: type) -> Iterator[Finding]:
     """Classes of the parser: direct children of NKIObject, and simple enumerations."""
-    from nki_kernels.simulator.language.control import NKIObject
-
     if issubclass(kind, Enum | BaseException):
         return
-    if kind.__bases__ != (NKIObject,):
-        bases = ", ".join(base.__name__ for base in kind.__bases__)
+    bases = ", ".join(base.__name__ for base in kind.__bases__)
+    if bases != "NKIObject":
         expected = "a class whose only base is nl.NKIObject"
         yield source.finding("python-class", expected, f"{kind.__name__}({bases})")
