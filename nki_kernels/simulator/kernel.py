@@ -176,7 +176,10 @@ def _check_returned(events: Sequence[Event], core: Core, result: Any) -> None:
 def _arrays(value: Any) -> Any:
     """The result with tensors as arrays."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_arrays(item) for item in value)
+        arrays = [_arrays(item) for item in value]
+        return type(value)(*arrays) if hasattr(value, "_fields") else type(value)(arrays)
+    if isinstance(value, dict):
+        return {key: _arrays(item) for key, item in value.items()}
     if not isinstance(value, NkiTensor):
         return value
     if value.on_chip:

@@ -254,6 +254,7 @@ def nested_ranges() -> None:
 
 REFUSALS += [
     Refusal("read-undefined", partly_written, about="an output written in part"),
+    Refusal("output-unwritten", lambda: {"y": hbm(8, 8)}, about="in a dict"),
     Refusal("no-output", not_returned),
     Refusal("nested-loop", lambda: nested(nl.fori_loop, nl.fori_loop)),
     Refusal("nested-loop", nested_ranges, options={"nki": "0.5"}, about="dynamic_range"),
