@@ -1,4 +1,4 @@
-"""The command line `bmojo`: generate, serve, train, convert, inspect, doctor.
+"""The command line `bmojo`: generate, serve, train, convert, inspect, doctor, kernels.
 
 Everything heavy is imported by the command that needs it. A wrong argument ends with exit code 2, a
 machine or installation that cannot do what was asked with 1; stderr says which and why.
@@ -294,6 +294,14 @@ def convert(
     max_shard_size: Annotated[
         int, typer.Option(min=1, help="Bytes of tensors in one file.")
     ] = 5_000_000_000,
+    unfuse: Annotated[
+        bool,
+        typer.Option(
+            "--unfuse",
+            help="Of layers that hold two memories for training (*DA, M2*, ...), take the trained "
+            "one.",
+        ),
+    ] = False,
 ) -> None:
     """Write a checkpoint anew in another format. There and back is the identity."""
     import torch
@@ -304,7 +312,7 @@ def convert(
     if dtype is not None and dtype not in kinds:
         _fail(f"--dtype: expected one of {', '.join(kinds)}, got {dtype!r}", code=2)
     with _one_line_errors():
-        convert_checkpoint(source, target, to, kinds.get(dtype or ""), max_shard_size)
+        convert_checkpoint(source, target, to, kinds.get(dtype or ""), max_shard_size, unfuse)
 
 
 @app.command()
@@ -379,6 +387,18 @@ def doctor(
     else:
         Console().print(render(report))
     raise typer.Exit(0 if report.usable else 1)
+
+
+@app.command()
+def kernels() -> None:
+    """List the NKI kernels, one per op, and how to run one on a CPU."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    package = import_module("nki_kernels")
+    ops = [module.name for module in iter_modules(package.__path__) if not module.ispkg]
+    typer.echo("\n".join(ops) or "no NKI kernels yet: every op runs its PyTorch reference")
+    typer.echo("to run any kernel on a CPU: python -m nki_kernels.simulator --help")
 
 
 class _Printer:

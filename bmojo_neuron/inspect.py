@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import metadata_load
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 from bmojo_neuron.checkpoints.loading import open_checkpoint, our_shapes
-from bmojo_neuron.checkpoints.reading import read_json
+from bmojo_neuron.checkpoints.reading import Tensors, read_json
 from bmojo_neuron.configuration import BMojoConfig
 
 LENGTHS = (4_096, 32_768, 131_072)  # tokens of a session
 PROVENANCE = ("license", "licence", "_name_or_path", "base_model", "architectures")
+CARD = ("license", "license_name", "license_link", "base_model", "datasets")  # of README.md
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
+HEADS = (128, 64, 32, 16, 8, 4, 2)  # head dims of a Transformer in place of a model without heads
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ class Report:
         model_type: of the directory's config.json.
         tokens: T of the layers' state_bytes.
         session_bytes: of a session after so many tokens.
-        transformer_bytes: the same, if every layer were full attention.
-        provenance: keys of config.json that say where it comes from.
+        transformer_bytes: the same, if every layer were full attention: with the model's own heads,
+            or where it has none, with `transformer`.
+        transformer: the heads of that attention, in words.
+        provenance: what config.json, README.md's front matter, the licence file and the tensors'
+            file say of where it comes from, by where they say it.
     """
 
     path: str
@@ -55,6 +62,7 @@ class Report:
     layers: tuple[Layer, ...]
     session_bytes: dict[int, int]
     transformer_bytes: dict[int, int]
+    transformer: str
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
@@ -78,9 +86,7 @@ def inspect(directory: Path, tokens: int = LENGTHS[0]) -> Report:
     for name, shape in our_shapes(config).items():
         counts[".".join(name.split(".")[:3])] += torch.Size(shape).numel()
     states = _state_bytes(config, dtype, tokens)
-    whole = BMojoConfig.from_dict(
-        config.to_dict() | {"block_types": ["attention"] * config.num_hidden_layers}
-    )
+    whole = as_transformer(config)
     lengths = sorted({tokens, *LENGTHS})
     return Report(
         path=str(directory),
@@ -94,8 +100,42 @@ def inspect(directory: Path, tokens: int = LENGTHS[0]) -> Report:
         ),
         session_bytes={n: sum(_state_bytes(config, dtype, n).values()) for n in lengths},
         transformer_bytes={n: sum(_state_bytes(whole, dtype, n).values()) for n in lengths},
-        provenance={name: given[name] for name in PROVENANCE if given.get(name)},
+        transformer=f"{whole.num_attention_heads} heads of {whole.head_dim}, "
+        f"{whole.num_key_value_heads} of keys and values",
+        provenance=provenance(directory, given),
     )
+
+
+def as_transformer(config: BMojoConfig) -> BMojoConfig:
+    """The same model with full attention in every layer.
+
+    A model without attention (Mamba) has no heads of its own: it gets heads of 128, or of the
+    largest smaller power of two that divides its hidden size, each with its own keys and values.
+    """
+    changes: dict[str, Any] = {"block_types": ["attention"] * config.num_hidden_layers}
+    if not set(config.block_types) & {"attention", "sliding_attention", "bmojo", "bmojo_f"}:
+        width = next((size for size in HEADS if config.hidden_size % size == 0), 2)
+        heads = -(-config.hidden_size // width)
+        changes |= {"head_dim": width, "num_attention_heads": heads, "num_key_value_heads": heads}
+    return BMojoConfig.from_dict(config.to_dict() | changes)
+
+
+def provenance(directory: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What a directory says of its origin and licence, by where it says it."""
+    found = {name: given[name] for name in PROVENANCE if given.get(name)}
+    card = directory / "README.md"
+    if card.is_file():
+        try:
+            said = metadata_load(card) or {}
+        except Exception:  # whatever the YAML is: a card that cannot be read says nothing
+            said = {}
+        found |= {f"README.md {name}": said[name] for name in CARD if said.get(name)}
+    for name in LICENCES:
+        if (directory / name).is_file():
+            lines = (directory / name).read_text("utf-8", errors="replace").split("\n")
+            found[name] = next((line.strip() for line in lines if line.strip()), "empty")
+    metadata = Tensors(directory).metadata
+    return found | {f"safetensors {name}": value for name, value in sorted(metadata.items())}
 
 
 def render(report: Report) -> Group:
@@ -106,7 +146,8 @@ def render(report: Report) -> Group:
     for layer in report.layers:
         row = (str(layer.index), layer.kind, f"{layer.parameters:,}", _bytes(layer.state_bytes))
         layers.add_row(*row)
-    costs = Table(box=None, title_justify="left", title=Text("A session"))
+    title = Text(f"A session (the Transformer: {report.transformer})")
+    costs = Table(box=None, title_justify="left", title=title)
     for column in ("tokens", "this model", "as a Transformer", "share"):
         costs.add_column(column, justify="right")
     for n, size in report.session_bytes.items():

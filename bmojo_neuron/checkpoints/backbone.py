@@ -6,12 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import fields
 from typing import Any
-
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PretrainedConfig
 
 from bmojo_neuron.configuration import BMojoConfig
 
@@ -19,65 +14,22 @@ SAME = (  # alike on both sides
     *("vocab_size", "hidden_size", "num_hidden_layers", "initializer_range", "use_cache", "dtype"),
     *("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
-WITHOUT_EFFECT = {  # on what transformers computes; from the authors' own files, or notes of tools
-    *("model_type", "torch_dtype", "_name_or_path", "name_or_path", "_commit_hash"),
-    *("_attn_implementation", "attn_implementation", "tokenizer_class", "d_model", "d_inner"),
-    *("intermediate_size", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm", "norm_before_gate"),
-    *("pad_vocab_size_multiple", "_from_model_config"),
+# Keys of the authors' own files. What only steers training or the choice of a kernel has no effect
+# either (`time_step_min`, `chunk_size` ...), nor has `residual_in_fp32`: our residuals have the
+# model's dtype.
+WITHOUT_EFFECT = {
+    *("d_model", "d_inner", "intermediate_size", "n_layer", "ssm_cfg", "rms_norm"),
+    *("fused_add_norm", "norm_before_gate", "pad_vocab_size_multiple"),
 }
-
-
-def parse(given: Mapping[str, Any], kind: type[PretrainedConfig], sizes: tuple[str, ...]) -> Any:
-    """A config.json as transformers itself reads it, with its defaults.
-
-    What only steers training or the choice of a kernel (`time_step_min`, `chunk_size` ...) is
-    taken and has no effect, nor has `residual_in_fp32`: our residuals have the model's dtype.
-
-    Args:
-        given: the config.json.
-        kind: the family's class.
-        sizes: keys that must be at least 1.
-
-    Raises:
-        ValueError: a key has the wrong type, is unknown or asks for what the model cannot do; the
-            message names the key, what was expected and what came.
-    """
-    known = {f.name for f in fields(kind)} | WITHOUT_EFFECT
-    require(
-        given,
-        given.get("model_type", kind.model_type) == kind.model_type,
-        "model_type",
-        kind.model_type,
-    )
-    for key, value in given.items():
-        if key not in known and value not in (None, False, {}, []):
-            raise ValueError(
-                f"{key}: expected a key of a {kind.model_type} configuration, got an unknown one "
-                f"({value!r}); if it does not change what the model computes, remove it"
-            )
-    try:
-        theirs: Any = kind.from_dict(deepcopy(dict(given)))
-    except (StrictDataclassError, ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"{kind.model_type} configuration: {error.__cause__ or error}") from error
-    for name in sizes:
-        size = getattr(theirs, name)
-        require(theirs, type(size) is int and size >= 1, name, "an integer of at least 1")
-    require(theirs, theirs.hidden_act in ("silu", "swish"), "hidden_act", "silu")
-    return theirs
-
-
-def require(theirs: Any, ok: bool, name: str, expected: str) -> None:
-    """Raise ValueError about a key of a config.json, or of what transformers made of it."""
-    if not ok:
-        got = theirs[name] if isinstance(theirs, Mapping) else getattr(theirs, name)
-        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+# The authors' own name, which transformers takes too.
+ALIASES = (("backbone.embeddings.", "backbone.embedding."),)
 
 
 def config_of(theirs: Any, block_type: str, **own: Any) -> BMojoConfig:
     """The same model as a BMojoConfig.
 
     Args:
-        theirs: as from `parse`.
+        theirs: as from `parsing.parse`.
         block_type: of all layers.
         own: fields of BMojoConfig that set the family apart.
     """

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import fields
+from collections.abc import Mapping, Set
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
+from bmojo_neuron.checkpoints.parsing import parse, require
 from bmojo_neuron.configuration import BMojoConfig
 
-SILU = ("silu", "swish")
 SAME = (  # alike on both sides
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
     *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps"),
@@ -23,46 +20,15 @@ SAME = (  # alike on both sides
     *("pad_token_id", "dtype"),
 )
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-OLD = {"torch_dtype", "rope_theta", "rope_scaling"}  # what transformers wrote before version 5
-WITHOUT_EFFECT = {  # notes of tools, and what no forward pass reads
-    *("model_type", "_name_or_path", "name_or_path", "_commit_hash", "_attn_implementation"),
-    *("attn_implementation", "output_attentions", "num_labels", "tokenizer_class"),
-    *("_from_model_config", "_attn_implementation_autoset", "attn_implementation_autoset"),
-    *("unsloth_fixed", "unsloth_version", "model_max_length", "max_sequence_length"),
-    *("tokenizer_padding_side", "tokenizer_model_max_length", "transformers.js_config"),
-}
 
 
-def parse(given: Mapping[str, Any], kind: type[PretrainedConfig]) -> Any:
-    """A config.json as transformers itself reads it: defaults filled in, old keys folded in.
-
-    Args:
-        given: the config.json.
-        kind: the family's class.
-
-    Raises:
-        ValueError: a key has the wrong type, is unknown or asks for what the model cannot do; the
-            message names the key, what was expected and what came.
-    """
-    known = {f.name for f in fields(kind)} | OLD | WITHOUT_EFFECT
-    known |= set(GenerationConfig._get_default_generation_params())  # written there by old versions
-    _expect(given.get("model_type", kind.model_type), "model_type", (kind.model_type,))
-    for key, value in given.items():
-        if key not in known and value not in (None, False, {}, []):
-            raise ValueError(
-                f"{key}: expected a key of a {kind.model_type} configuration, got an unknown one "
-                f"({value!r}); if it does not change what the model computes, remove it"
-            )
-    try:
-        theirs: Any = kind(**deepcopy(dict(given)))
-    except (StrictDataclassError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"config.json of a {kind.model_type} model: {error}") from error
-    _expect(theirs.hidden_act, "hidden_act", SILU)
-    _expect(getattr(theirs, "pretraining_tp", None), "pretraining_tp", (1, None))
-    for name in SIZES:  # where 0 means something of its own in BMojoConfig
-        size = getattr(theirs, name)
-        if size < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {size!r}")
+def parse_decoder(
+    given: Mapping[str, Any], kind: type[PretrainedConfig], without_effect: Set[str] = frozenset()
+) -> Any:
+    """See `parsing.parse`."""
+    theirs = parse(given, kind, SIZES, without_effect)
+    split = getattr(theirs, "pretraining_tp", None)
+    require(split in (1, None), "pretraining_tp", "1 or null", split)
     return theirs
 
 
@@ -70,7 +36,7 @@ def config_of(theirs: Any, sliding: list[bool], **own: Any) -> BMojoConfig:
     """The same model as a BMojoConfig.
 
     Args:
-        theirs: as from `parse`.
+        theirs: as from `parse_decoder`.
         sliding: per layer, whether it attends to `theirs.sliding_window` tokens or to all.
         own: fields of BMojoConfig that set the family apart.
 
@@ -117,9 +83,3 @@ def _layer(config: BMojoConfig) -> dict[str, str]:
         if biased:
             table |= {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in linears.items()}
     return table
-
-
-def _expect(value: object, name: str, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        expected = " or ".join("null" if x is None else str(x) for x in allowed)
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")

@@ -5,7 +5,7 @@ B'MOJO-F (awslabs/hybrid-model-factory; spec/checkpoints sections 2 to 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -26,6 +26,10 @@ BLOCKS = {
     "GKA": "gka",
     "BMF": "bmojo_f",
 }
+# Layers of training, which hold a memory and the attention that it is trained after: what stays.
+FUSED = {"*DA": "*"} | {f"{token}*": token for token in BLOCKS if token != "*"}
+MEMORIES = ("self_attn", "swa", "mamba", "gdn", "gka", "bmojo_f")  # attributes of a layer
+MIXED = "GDN>GKA"  # one memory trained after another
 MIXERS = {  # bmojo_config.ssm_mixer -> ours
     **{name: name for name in ("mamba2", "gdn", "gka")},
     "gated_deltanet": "gdn",
@@ -130,6 +134,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields.setdefault("dtype", given["torch_dtype"])
     if "BMF" in pattern:
         bmojo = given.get("bmojo_config") or {}
+        _known(bmojo, "bmojo_config", ("window_size", "tie_attn_weights", "ssm_mixer"))
         mixer = bmojo.get("ssm_mixer", "mamba2")
         if mixer not in MIXERS:
             known = ", ".join(MIXERS)
@@ -143,12 +148,36 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields |= _options(given, where, options)
     if "SWA" in pattern:
         swa = given.get("swa_config") or {}
+        _known(swa, "swa_config", ("window_size",))
         fields["sliding_window"] = _window(swa.get("window_size"), "swa_config")
     return BMojoConfig(
         block_types=[BLOCKS[token] for token in pattern],
         eidetic_size=0,
         **fields,
     )
+
+
+def unfuse(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same config.json with one memory in each layer, as after training."""
+    pattern = given.get("hybrid_override_pattern")
+    if not isinstance(pattern, str):
+        return dict(given)
+    tokens = [FUSED.get(token, token) for token in pattern.split("-")]
+    return {**given, "hybrid_override_pattern": "-".join(tokens)}
+
+
+def left_out(given: Mapping[str, Any], named: Collection[str], held: Iterable[str]) -> list[str]:
+    """The tensors that unfusing leaves out.
+
+    Args:
+        given: config.json, still fused.
+        named: tensors that the unfused model has.
+        held: tensors that the checkpoint has.
+    """
+    tokens = str(given.get("hybrid_override_pattern")).split("-")
+    places = [f"model.layers.{i}." for i, token in enumerate(tokens) if token in FUSED]
+    places += [f"model.layers.{i}.{memory}." for i in range(len(tokens)) for memory in MEMORIES]
+    return [name for name in held if name.startswith(tuple(places)) and name not in named]
 
 
 def write_config(config: BMojoConfig) -> dict[str, Any]:
@@ -338,12 +367,17 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
             f"hybrid_override_pattern: expected num_hidden_layers ({count}) tokens joined by '-', "
             f"got {len(pattern)}: {written!r}"
         )
-    fused = sorted({t for t in pattern if t in ("*DA", "GDN>GKA") or t[1:].endswith("*")})
+    fused = sorted({token for token in pattern if token in FUSED})
     if fused:
         raise ValueError(
             f"hybrid_override_pattern: expected layers of one kind each, got {', '.join(fused)}, "
-            "which hold attention and a mixer for training; unfuse them first: in the pattern "
-            "'*DA' becomes '*' and 'X*' becomes 'X', and the other's tensors are left out"
+            "which hold attention and a mixer for training; `bmojo convert SRC DST --unfuse` "
+            "leaves out the attention that they were trained after"
+        )
+    if MIXED in pattern:
+        raise ValueError(
+            f"hybrid_override_pattern: expected layers of one kind each, got {MIXED}; write the "
+            "one that shall stay, GDN or GKA, in its place, then `bmojo convert SRC DST --unfuse`"
         )
     unknown = sorted(set(pattern) - BLOCKS.keys())
     if unknown:
@@ -354,6 +388,12 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
     return pattern
 
 
+def _known(options: Mapping[str, Any], where: str, fields: tuple[str, ...]) -> None:
+    for name in options:
+        if name not in fields and name not in OPTIONS_IGNORED:
+            raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
+
+
 def _window(size: object, where: str) -> int:
     if type(size) is not int or size < 1:
         raise ValueError(f"{where}.window_size: expected an integer of at least 1, got {size!r}")
@@ -361,10 +401,10 @@ def _window(size: object, where: str) -> int:
 
 
 def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters`, or the older `rope_theta` and `rope_scaling` as such."""
-    if given.get("rope_parameters"):
-        return dict(given["rope_parameters"])
+    """`rope_parameters`, and the older `rope_theta` and `rope_scaling` where it leaves them out."""
     older = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10_000.0)}
+    if given.get("rope_parameters"):
+        return older | dict(given["rope_parameters"])
     scaling = dict(given.get("rope_scaling") or {})
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))

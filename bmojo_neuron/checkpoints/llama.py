@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from bmojo_neuron.checkpoints.decoder import config_of, names, parse
+from bmojo_neuron.checkpoints.decoder import config_of, names, parse_decoder
 from bmojo_neuron.configuration import BMojoConfig
 
 __all__ = ["MODEL_TYPE", "names", "read_config"]
 
 MODEL_TYPE: str = "llama"
+WITHOUT_EFFECT = {"sliding_window"}  # of Mistral; transformers' Llama attends to everything
 
 
 def read_config(given: Mapping[str, Any]) -> BMojoConfig:
@@ -21,7 +22,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     Raises:
         ValueError: a key cannot be honoured; the message names it, what was expected and what came.
     """
-    theirs = parse(given, LlamaConfig)
+    theirs = parse_decoder(given, LlamaConfig, WITHOUT_EFFECT)
     return config_of(
         theirs,
         sliding=[False] * theirs.num_hidden_layers,

@@ -16,13 +16,15 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from bmojo_neuron.checkpoints import Family, family_of
+from bmojo_neuron.checkpoints import Family, family_of, hybrid_qwen3
 from bmojo_neuron.checkpoints.reading import Shape, Tensors, read_json, some
 from bmojo_neuron.configuration import BMojoConfig
 
 if TYPE_CHECKING:
     from bmojo_neuron.causal_lm import BMojoForCausalLM
 
+HEAD = "lm_head.weight"
+EMBEDDINGS = ("model.embed_tokens.weight", "backbone.embeddings.weight")
 SILENT = 1e9  # bytes up to which loading shows no progress
 
 
@@ -53,8 +55,12 @@ def is_foreign(directory: Path) -> bool:
     return config.is_file() and family_of(read_json(config).get("model_type")) is not None
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     """Understand a directory and check that it is whole, by its headers alone.
+
+    Args:
+        unfuse: of layers that hold two memories for training (Hybrid-Qwen3) take the one that is
+            trained, and leave out the other's tensors.
 
     Raises:
         ValueError: a file is absent or broken; the configuration says something that cannot be
@@ -67,6 +73,13 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             f"{given['auto_map']!r}; remove the key if the architecture is one of ours"
         )
     family = family_of(given.get("model_type"))
+    if unfuse:
+        if family is not hybrid_qwen3:
+            raise ValueError(
+                f"unfuse: expected a {hybrid_qwen3.MODEL_TYPE} directory, as no other family has "
+                f"fused layers, got {given.get('model_type')!r}"
+            )
+        fused, given = given, hybrid_qwen3.unfuse(given)
     try:
         config = BMojoConfig.from_dict(given) if family is None else family.read_config(given)
     except (AttributeError, KeyError, TypeError) as error:  # of what is no value of its field
@@ -79,8 +92,32 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for ours, theirs in names.items():
             if theirs not in tensors.shapes and theirs.replace(old, new) in tensors.shapes:
                 names[ours] = theirs.replace(old, new)
+    if unfuse:
+        for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
+            del tensors.shapes[name]
+    _leave_out_copies(config, tensors)
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
+
+
+def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
+    """What files of older versions hold besides: tables of rotary frequencies, which follow from
+    the configuration, and a tied head, which has to equal the embedding.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
+        del tensors.shapes[name]
+    embedding = next((n for n in EMBEDDINGS if n in tensors.shapes), None)
+    if not config.tie_word_embeddings or HEAD not in tensors.shapes or embedding is None:
+        return
+    if not torch.equal(tensors[HEAD], tensors[embedding]):
+        raise ValueError(
+            f"tie_word_embeddings: expected {HEAD} to equal {embedding}, as the configuration says "
+            "that they are one, got two; set it to false if both are meant"
+        )
+    del tensors.shapes[HEAD]
 
 
 def our_shapes(config: BMojoConfig) -> dict[str, Shape]:

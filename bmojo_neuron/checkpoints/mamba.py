@@ -8,8 +8,10 @@ from typing import Any
 from transformers import MambaConfig
 
 from bmojo_neuron.checkpoints import backbone
+from bmojo_neuron.checkpoints.parsing import parse
 from bmojo_neuron.configuration import BMojoConfig
 
+ALIASES = backbone.ALIASES
 MODEL_TYPE: str = "mamba"
 SIZES = (
     *("hidden_size", "expand", "intermediate_size", "state_size", "time_step_rank"),
@@ -23,7 +25,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     Raises:
         ValueError: a key cannot be honoured; the message names it, what was expected and what came.
     """
-    theirs = backbone.parse(given, MambaConfig, SIZES)
+    theirs = parse(given, MambaConfig, SIZES, backbone.WITHOUT_EFFECT)
     return backbone.config_of(
         theirs,
         "mamba",

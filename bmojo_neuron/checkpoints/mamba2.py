@@ -9,8 +9,10 @@ from typing import Any
 from transformers import Mamba2Config
 
 from bmojo_neuron.checkpoints import backbone
+from bmojo_neuron.checkpoints.parsing import parse, require
 from bmojo_neuron.configuration import BMojoConfig
 
+ALIASES = backbone.ALIASES
 MODEL_TYPE: str = "mamba2"
 SIZES = ("hidden_size", "num_heads", "head_dim", "state_size", "n_groups", "conv_kernel")
 ENDLESS = {"__float__": "Infinity"}  # what transformers writes for a number that JSON lacks
@@ -25,13 +27,12 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     limit = given.get("time_step_limit")
     if isinstance(limit, list):
         given = {**given, "time_step_limit": [float("inf") if x == ENDLESS else x for x in limit]}
-    theirs = backbone.parse(given, Mamba2Config, SIZES)
-    require = backbone.require
+    theirs = parse(given, Mamba2Config, SIZES, backbone.WITHOUT_EFFECT)
     divides = theirs.num_heads % theirs.n_groups == 0
-    require(theirs, divides, "n_groups", f"a divisor of num_heads ({theirs.num_heads})")
+    require(divides, "n_groups", f"a divisor of num_heads ({theirs.num_heads})", theirs.n_groups)
     limit = theirs.time_step_limit
     ordered = len(limit) == 2 and 0 <= limit[0] < limit[1]
-    require(theirs, ordered, "time_step_limit", "two numbers, 0 <= least < most")
+    require(ordered, "time_step_limit", "two numbers, 0 <= least < most", limit)
     return backbone.config_of(
         theirs,
         "mamba2",

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Qwen3Config
 
-from bmojo_neuron.checkpoints.decoder import config_of, names, parse
+from bmojo_neuron.checkpoints.decoder import config_of, names, parse_decoder
 from bmojo_neuron.configuration import BMojoConfig
 
 __all__ = ["MODEL_TYPE", "names", "read_config"]
@@ -22,7 +22,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
     Raises:
         ValueError: a key cannot be honoured; the message names it, what was expected and what came.
     """
-    theirs = parse(given, Qwen3Config)
+    theirs = parse_decoder(given, Qwen3Config)
     types = theirs.layer_types
     if len(types) != theirs.num_hidden_layers or not set(types) <= set(LAYER_TYPES):
         raise ValueError(

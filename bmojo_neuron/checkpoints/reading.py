@@ -35,6 +35,7 @@ class Tensors:
 
     Attributes:
         shapes: of all tensors, from the files' headers.
+        metadata: of these headers, but for the format.
 
     Raises:
         ValueError: there are no safetensors files, one is missing or broken, or the index does not
@@ -45,10 +46,12 @@ class Tensors:
         self.directory = directory
         self._files = _files(directory)
         self.shapes: dict[str, Shape] = {}
+        self.metadata: dict[str, str] = {}
         held: dict[str, list[str]] = {}
         for file in sorted(set(self._files.values())):
             try:
                 with safe_open(directory / file, "pt") as opened:
+                    self.metadata |= opened.metadata() or {}
                     for name in opened.keys():  # noqa: SIM118 (it is no dict)
                         self.shapes[name] = tuple(opened.get_slice(name).get_shape())
                         held.setdefault(name, []).append(file)
@@ -56,6 +59,7 @@ class Tensors:
                 raise ValueError(
                     f"{file}: expected a whole safetensors file in {directory}, got: {error}"
                 ) from error
+        self.metadata.pop("format", None)
         if self._files != {"*": SINGLE}:
             _check_index(self._files, held)
         self._files = {name: files[0] for name, files in held.items()}

@@ -101,7 +101,13 @@ class Finetuning:
         if not text.is_file():
             raise FileNotFoundError(f"text: expected a file, found none at {str(text)!r}")
         content = text.read_bytes()
-        self.model, self.tokenizer = load_pretrained(init)
+        self.model, tokenizer = load_pretrained(init)
+        if tokenizer is None:
+            raise ValueError(
+                f"init: expected a directory with a tokenizer, to turn the text into tokens, got "
+                f"{str(init)!r}, which has none; copy that of the model's base there"
+            )
+        self.tokenizer = tokenizer
         self.dtype = self.model.dtype
         encode = PromptEncoder(self.tokenizer)
         ids = encode(

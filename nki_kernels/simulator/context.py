@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import (
@@ -23,6 +23,9 @@ from nki_kernels.simulator.errors import (
 from nki_kernels.simulator.hardware import GENERATIONS, TARGETS, Engine, Generation
 from nki_kernels.simulator.ledger import Ledger
 from nki_kernels.simulator.rules import RULES, Mode
+
+if TYPE_CHECKING:
+    from nki_kernels.simulator.report import Report
 
 VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
 FRONTENDS = ("parser", "tracer")
@@ -42,6 +45,7 @@ class Core:
     count: int = 1
     ndim: int = 0  # dimensions of the launch grid: 0 without one
     registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
+    random: dict[Engine, Array] = field(default_factory=dict)  # state of the random generators
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
     loop: Line | None = None  # the run-time loop that runs
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
@@ -66,6 +70,12 @@ class Session:
     def version(self) -> tuple[int, ...]:
         """The NKI version as numbers, to compare."""
         return tuple(int(part) for part in self.nki.split("."))
+
+    def report(self) -> "Report":
+        """What ran so far would cost on the target: modelled, not measured."""
+        from nki_kernels.simulator.report import report
+
+        return report(self)
 
 
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
@@ -132,7 +142,13 @@ def session(
         backend: "simulator", or "vendor": kernels run through the vendor's own `nki.simulate`.
             That of `install()` unless given.
     """
-    made = make(target, nki, strict, frontend, backend)
+    with using(make(target, nki, strict, frontend, backend)) as made:
+        yield made
+
+
+@contextmanager
+def using(made: Session) -> Iterator[Session]:
+    """Run the kernels of the block in a session made before."""
     token = _session.set(made)
     try:
         with environment(made):

@@ -20,7 +20,7 @@ def _module(name: str, members: dict[str, Any]) -> types.ModuleType:
 
 def modules() -> dict[str, types.ModuleType]:
     """The modules by the name under which kernels import them."""
-    kinds = {dtype.name: dtype for dtype in dtypes.ALL}
+    kinds = {dtype.name: dtype for dtype in dtypes.ALL + dtypes.PACKED}
     enums = {name: getattr(isa, name) for name in dir(isa.enums) if not name.startswith("_")
              and hasattr(isa, name)}  # fmt: skip
     found = {

@@ -100,6 +100,7 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         bound.arguments[argument] = _tensors(value, argument, mutable, copies)
     cores = _cores(session, kernel.grid)
     first = len(session.ledger.events)
+    session.ledger.launch(len(cores))
 
     def body(core: Core, lane: Lane | None) -> Any:
         core.wait = lane.wait if lane is not None else None

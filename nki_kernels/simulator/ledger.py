@@ -88,6 +88,11 @@ class Ledger:
 
     events: list[Event] = field(default_factory=list)
     allocations: dict[int, Allocation] = field(default_factory=dict)
+    launches: list[tuple[int, int]] = field(default_factory=list)  # (first event, cores)
+
+    def launch(self, cores: int) -> None:
+        """A kernel starts: what follows waits for what came before."""
+        self.launches.append((len(self.events), cores))
 
     def allocate(self, storage: Storage, core: int) -> None:
         """Note a tile on the chip."""

@@ -250,6 +250,12 @@ RULES = _table(
     ("list-argument", S, "parser: lists are given to a kernel as tuples", "NKI 0.3 release notes"),
     ("jit-option", S, "options of nki.jit have an effect", OURS),
     (
+        "column-tiling",
+        S,
+        "the tensor engine is tiled by rows only: columns (0, 128)",
+        "API: nisa.nc_matmul, tile_position and tile_size",
+    ),
+    (
         "numpy-operator",
         S,
         "operators are nl functions, not numpy's",

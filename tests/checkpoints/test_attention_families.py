@@ -297,6 +297,15 @@ def test_keys_that_do_not_change_the_model_are_ignored(family):
     assert read(given | notes).to_dict() == want
 
 
+def test_llama_has_no_window_whatever_its_file_says():
+    """transformers' Llama attends to everything; the key comes from files of Mistral."""
+    given = as_written(config_of("llama"))
+    assert llama.read_config(given | {"sliding_window": 3}) == llama.read_config(given)
+    theirs = LlamaForCausalLM(LlamaConfig(**(given | {"sliding_window": 3}))).eval()
+    ids = tokens(1, 12)
+    close(ours_of(theirs)(ids).logits, theirs(ids).logits)
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_act": "gelu"}, "hidden_act: expected silu or swish, got 'gelu'"),
     ("llama", {"pretraining_tp": 2}, "pretraining_tp: expected 1 or null, got 2"),

@@ -10,16 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.checkpoints.convert import convert
-from bmojo_neuron.checkpoints.loading import load_checkpoint
+from bmojo_neuron.checkpoints.hybrid_qwen3 import read_config, write_config
+from bmojo_neuron.checkpoints.loading import Checkpoint, load_checkpoint
 from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from bmojo_neuron.inspect import inspect
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
 from tests.model.batches import uncached
-from tests.model.conftest import random_ids, tiny_model
+from tests.model.conftest import random_ids, tiny_config, tiny_model
 
 WRITABLE = {
     "tied": {"block_types": ["mamba2", "attention", "bmojo_f"]},
@@ -114,12 +115,172 @@ def test_a_field_that_a_format_fixes_must_have_its_value(name, value, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+# Another value of each field than the default's, where the format could hold it at all.
+OTHER = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    "dtype": "bfloat16",
+    "bos_token_id": 3,
+    "eos_token_id": 4,
+    "pad_token_id": 5,
+    "mixer": "gdn",
+    "mamba2_dt_max": 0.5,
+    "vocab_size": 51,
+    "hidden_size": 48,
+}
+OF_ITS_OWN = ("block_types", "num_hidden_layers")  # the pattern, tested above
+NOT_OF_THE_MODEL = ("eidetic_", "innovation_", "selection_", "mamba_")  # no layer here reads them
+
+
+@pytest.mark.parametrize("mixer", ["mamba2", "gdn", "gka"])
+def test_each_field_survives_or_is_refused_by_name(mixer):
+    """So nothing that changes what the model computes is lost without a word."""
+    base = {"block_types": ["attention", "bmojo_f", "sliding_attention"], "mixer": mixer}
+    base |= {"num_hidden_layers": 3, "eidetic_size": 0, "sliding_window": 8}
+    mixers = {"mamba2_", "gdn_", "gka_"} - {f"{mixer}_"}  # of other mixers: no layer reads them
+    config = tiny_config("bmojo_f", **base)
+    assert read_config(write_config(config)) is not None
+    survived, refused = set(), set()
+    for name, value in config.to_dict().items():
+        unread = name.startswith((*NOT_OF_THE_MODEL, *mixers))
+        if name not in BMojoConfig.__annotations__ or name in OF_ITS_OWN or unread:
+            continue
+        if type(value) is bool:
+            other: object = not value
+        elif name in OTHER:
+            other = OTHER[name]
+        elif type(value) in (int, float):
+            other = value * 2
+        else:
+            continue
+        try:
+            changed = tiny_config("bmojo_f", **(base | {name: other}))
+        except ValueError:
+            continue  # not without other changes
+        try:
+            back = read_config(write_config(changed))
+        except ValueError as error:
+            refused.add(name if name in str(error) else str(error))
+            continue
+        assert getattr(back, name) == getattr(changed, name), name
+        survived.add(name)
+    assert {"window", "sliding_window", "attention_bias", "rms_norm_eps"} <= survived
+    assert {"qk_norm", "mlp_bias"} <= refused <= BMojoConfig.__annotations__.keys()
+
+
 def test_a_target_that_holds_something_is_left_alone(saved, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     with pytest.raises(ValueError, match="target: expected a new or empty directory"):
         convert(saved, tmp_path / "full")
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+# Fused for training; see test_unfuse.py too
+
+
+def test_unfusing_leaves_out_nothing_else(theirs, tmp_path):
+    convert(theirs, tmp_path / "same", "hybrid_qwen3", unfuse=True)
+    assert_same_tensors(theirs, tmp_path / "same")
+    tensors = load_file(theirs / "model.safetensors")
+    tensors["model.layers.0.no_such.weight"] = torch.zeros(2)
+    save_file(tensors, theirs / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 unexpected \(model.layers.0.no_such.weight\)"):
+        convert(theirs, tmp_path / "out", unfuse=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_hybrid_qwen3_is_unfused(saved, tmp_path):
+    with pytest.raises(ValueError, match=r"unfuse: expected a hybrid_qwen3 directory.*got 'bmojo'"):
+        convert(saved, tmp_path / "out", unfuse=True)
+
+
+# Several at once, and what lies about
+
+
+def test_nothing_beside_the_target_is_touched(saved, tmp_path):
+    beside = tmp_path / "out.part"
+    beside.mkdir()
+    (beside / "thesis.txt").write_text("precious")
+    convert(saved, tmp_path / "out")
+    assert (beside / "thesis.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out", "out.part"]
+
+
+def test_of_two_that_write_one_target_one_wins_whole(saved, tmp_path):
+    """The second starts and ends while the first is at its tensors."""
+    read, late = Checkpoint.read, []
+
+    def slow(self, name, shape):
+        if not late:
+            late.append(name)
+            convert(saved, tmp_path / "out", "hybrid_qwen3")
+        return read(self, name, shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "read", slow)
+        with pytest.raises(ValueError, match="which something else filled meanwhile"):
+            convert(saved, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").config.block_types
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out"]
+
+
+def test_a_link_to_an_empty_directory_is_followed(saved, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    convert(saved, tmp_path / "link")
+    assert_same_tensors(saved, tmp_path / "real")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(saved, Path())
+    assert_same_tensors(saved, tmp_path / "here")
+
+
+def test_named_chat_templates_go_along(saved, tmp_path):
+    (saved / "additional_chat_templates").mkdir()
+    (saved / "additional_chat_templates" / "rag.jinja").write_text("{{ x }}")
+    convert(saved, tmp_path / "out")
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "{{ x }}"
+
+
+# What older files hold besides
+
+
+def test_a_tied_head_that_is_stored_too_must_equal_the_embedding(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    if "lm_head.weight" in tensors:
+        pytest.skip("not tied")
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embedding.clone()}, file, metadata={"format": "pt"})
+    same = load_checkpoint(theirs)
+    assert torch.equal(same.lm_head.weight, embedding)
+    assert same.lm_head.weight is same.model.embed_tokens.weight
+    save_file(tensors | {"lm_head.weight": embedding + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"tie_word_embeddings: expected lm_head\.weight to equal"):
+        load_checkpoint(theirs)
+
+
+def test_tables_of_rotary_frequencies_are_left_out(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(tensors | table, file, metadata={"format": "pt"})
+    load_checkpoint(theirs)
+
+
+def test_the_older_theta_counts_where_the_newer_key_leaves_it_out():
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0))
+    given |= {"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e6}
+    assert read_config(given).rope_parameters["rope_theta"] == 5e6
+
+
+@pytest.mark.parametrize("where", ["bmojo_config", "swa_config"])
+def test_an_unknown_key_of_a_window_is_refused(where):
+    base = {"block_types": ["bmojo_f", "sliding_attention"], "num_hidden_layers": 2}
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0, sliding_window=5, **base))
+    given[where]["sinks"] = 4
+    with pytest.raises(ValueError, match=rf"{where}\.sinks: expected one of"):
+        read_config(given)
 
 
 # What is broken
@@ -146,7 +307,7 @@ def theirs(saved: Path, tmp_path: Path) -> Path:
         ),
         (
             {"hybrid_override_pattern": "M2*-*DA-*"},
-            r"one kind each, got \*DA, M2\*.*unfuse them first",
+            r"one kind each, got \*DA, M2\*.*bmojo convert SRC DST --unfuse",
         ),
         ({"hybrid_override_pattern": None}, "hybrid_override_pattern: expected tokens joined"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),

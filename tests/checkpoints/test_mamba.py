@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     Mamba2Config,
@@ -20,6 +21,7 @@ from transformers import (
 from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.checkpoints import mamba, mamba2
 from bmojo_neuron.checkpoints.convert import convert
+from tests.model.batches import uncached
 
 FAMILIES = {"mamba": mamba, "mamba2": mamba2}
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
@@ -96,6 +98,22 @@ def pair(config: PretrainedConfig, path: Path) -> Pair:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     return {case: pair(config, tmp_path_factory.mktemp("m")) for case, config in CASES.items()}
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_the_authors_name_of_the_embedding_is_read(family: str, tmp_path: Path) -> None:
+    theirs, _ = pair(next(c for name, c in CASES.items() if name.startswith(family)), tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+    ids = random_ids(1, 9)
+    torch.testing.assert_close(
+        uncached(BMojoForCausalLM.from_pretrained(tmp_path), ids),
+        theirs(ids).logits,
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +248,7 @@ def test_an_empty_config_has_the_defaults_of_transformers(family: str) -> None:
     ("family", "key", "value", "expected"),
     [
         ("mamba", "model_type", "mamba2", "^model_type: expected mamba, got 'mamba2'"),
-        ("mamba", "hidden_act", "gelu", "^hidden_act: expected silu, got 'gelu'"),
+        ("mamba", "hidden_act", "gelu", "^hidden_act: expected silu or swish, got 'gelu'"),
         ("mamba", "state_size", 0, "^state_size: expected an integer of at least 1, got 0"),
         ("mamba", "expand", 0, "^expand: expected .*, got 0"),
         ("mamba", "intermediate_size", "64", "^intermediate_size: expected .*, got '64'"),
@@ -240,7 +258,7 @@ def test_an_empty_config_has_the_defaults_of_transformers(family: str) -> None:
         ("mamba", "hidden_size", "64", "'hidden_size' expected int, got str"),
         ("mamba", "num_experts", 4, "^num_experts: expected a key of a mamba configuration, got"),
         ("mamba2", "model_type", "mamba", "^model_type: expected mamba2, got 'mamba'"),
-        ("mamba2", "hidden_act", "relu", "^hidden_act: expected silu, got 'relu'"),
+        ("mamba2", "hidden_act", "relu", "^hidden_act: expected silu or swish, got 'relu'"),
         ("mamba2", "n_groups", 3, r"^n_groups: expected a divisor of num_heads \(128\), got 3"),
         ("mamba2", "n_groups", 0, "^n_groups: expected .*, got 0"),
         ("mamba2", "num_heads", 7, r"hidden_size \* expand"),

@@ -28,7 +28,9 @@ def test_version() -> None:
     assert bmojo("--version").stdout == f"bmojo {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(), ("generate",), ("serve",), ("train",), ("doctor",)])
+@pytest.mark.parametrize(
+    "command", [(), ("generate",), ("serve",), ("train",), ("doctor",), ("kernels",)]
+)
 def test_help(command: tuple[str, ...]) -> None:
     result = bmojo(*command, "--help")
     assert result.exit_code == 0
@@ -182,6 +184,14 @@ def test_train_fine_tunes_stops_goes_on_and_leaves_a_model(
     assert report["perplexity"] < report["perplexity_before"]
     said = bmojo("generate", "--model", str(tmp_path / "run" / "model"), "--prompt", "A line")
     assert said.exit_code == 0, said.stderr
+
+
+def test_kernels_lists_one_per_file_and_none_is_said() -> None:
+    files = sorted(path.stem for path in (ROOT / "nki_kernels").glob("*.py"))
+    files.remove("__init__")
+    *listed, hint = bmojo("kernels").stdout.splitlines()
+    assert listed == (files or ["no NKI kernels yet: every op runs its PyTorch reference"])
+    assert hint == "to run any kernel on a CPU: python -m nki_kernels.simulator --help"
 
 
 def test_doctor_prints_json() -> None:

@@ -226,6 +226,11 @@ def unreturned() -> Any:
     return out
 
 
+def tiled(*size: int, at: tuple[int, int] = (0, 0), rows: int = 32) -> Any:
+    operands = sb(rows, 32), sb(rows, 8)
+    return lambda: nisa.nc_matmul(ps(32, 8), *operands, tile_position=at, tile_size=size)
+
+
 REFUSALS.append(Refusal("output-buffer", unreturned))
 
 
@@ -264,6 +269,38 @@ REFUSALS += [
     Refusal("dma-engine", lambda: nisa.dma_copy(sb(8, 8), sb(8, 8), engine=nisa.engine.scalar)),
     Refusal("partition-start", lambda: C(sb(32, 4), sb(128, 4)[96:128][8:16]), about="inner view"),
     *(Refusal(rule, call, (), {"target": on}, about) for rule, call, on, about in BY_INSTRUCTION),
+]
+REFUSALS += [
+    Refusal("column-tiling", lambda: tiled(64, 32)()),
+    Refusal("value", lambda: tiled(48, 128)(), about="tile_size"),
+    Refusal("value", lambda: tiled(64, 128, at=(32, 0))(), about="tile_position"),
+    Refusal("size-limit", lambda: tiled(32, 128, rows=64)(), about="a tile that is too small"),
+    Refusal(
+        "value", lambda: tiled(32, 128)(), options={"target": "trn1"}, about="32 rows before gen3"
+    ),
+    Refusal(
+        "dtype",
+        lambda: nisa.nc_matmul(
+            *(ps(8, 8), sb(8, 2, 8), sb(8, 2, 8)), perf_mode=nisa.matmul_perf_mode.double_row
+        ),
+        about="double_row of float32",
+    ),
+    Refusal(
+        "value",
+        lambda: nisa.range_select(
+            *(sb(8, 8), sb(8, 8), nl.less, nl.less, sb(8, 1), sb(8, 1)), on_false_value=0.0
+        ),
+        about="on_false_value of range_select",
+    ),
+    Refusal("value", lambda: nisa.dropout(sb(8, 8), sb(8, 8), 1.5), about="prob"),
+    Refusal(
+        "operator",
+        lambda: nisa.activate2(
+            *(sb(8, 8), nl.exp, sb(8, 8), 1.0, 1.0, nl.bypass, nl.add),
+        ),
+        options={"target": "trn3"},
+        about="a pair that activate2 does not have",
+    ),
 ]
 IDS = [f"{one.rule}{'-' + one.about if one.about else ''}" for one in REFUSALS]
 

@@ -63,6 +63,8 @@ def dma_copy(
     else:
         values, inside = src.read("src"), None
     if dst.dtype != src.dtype:
+        if "packed" in (dst.dtype.kind, src.dtype.kind):
+            refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
     if dst.is_indirect():
         scatter(dst, values, oob_mode)
