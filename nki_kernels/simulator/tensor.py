@@ -154,6 +154,9 @@ class NkiTensor(Views):
             refuse("tensor-value", "", "a compile-time value", f"the truth of {self!r}", "bool")
         )
 
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return refuse("tensor-value", "", "nl or nisa, not numpy", repr(self), "numpy")
+
     def __iter__(self) -> Any:
         return refuse("tensor-value", "", "an index or a slice", f"a loop over {self!r}", "iter")
 

@@ -38,6 +38,8 @@ def ndarray(
     `address` is noted but places nothing: two tiles at one address do not alias here.
     """
     kind = dtype_of(dtype, "ndarray")
+    if not isinstance(dtype, Dtype):
+        refuse("raw-dtype", "dtype", f"nl.{kind}", repr(dtype), "ndarray")
     core, session = context.core(), context.current()
     if not isinstance(buffer, Buffer):
         refuse("enum", "buffer", "nl.sbuf, nl.psum, nl.hbm ...", repr(buffer), "ndarray")
