@@ -102,22 +102,15 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
 
 def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
     """What files of older versions hold besides: tables of rotary frequencies, which follow from
-    the configuration, and a tied head, which has to equal the embedding.
-
-    Raises:
-        ValueError: it does not.
+    the configuration, and a tied head that equals the embedding (another one is left over).
     """
     for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
         del tensors.shapes[name]
     embedding = next((n for n in EMBEDDINGS if n in tensors.shapes), None)
     if not config.tie_word_embeddings or HEAD not in tensors.shapes or embedding is None:
         return
-    if not torch.equal(tensors[HEAD], tensors[embedding]):
-        raise ValueError(
-            f"tie_word_embeddings: expected {HEAD} to equal {embedding}, as the configuration says "
-            "that they are one, got two; set it to false if both are meant"
-        )
-    del tensors.shapes[HEAD]
+    if torch.equal(tensors[HEAD], tensors[embedding]):
+        del tensors.shapes[HEAD]
 
 
 def our_shapes(config: BMojoConfig) -> dict[str, Shape]:
