@@ -176,7 +176,8 @@ def left_out(given: Mapping[str, Any], named: Collection[str], held: Iterable[st
     """
     tokens = str(given.get("hybrid_override_pattern")).split("-")
     places = [f"model.layers.{i}." for i, token in enumerate(tokens) if token in FUSED]
-    places += [f"model.layers.{i}.{memory}." for i in range(len(tokens)) for memory in MEMORIES]
+    chosen = [i for i, token in enumerate(tokens) if token in MIXED.split(">")]  # by the user
+    places += [f"model.layers.{i}.{memory}." for i in chosen for memory in MEMORIES]
     return [name for name in held if name.startswith(tuple(places)) and name not in named]
 
 

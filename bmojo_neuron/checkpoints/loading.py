@@ -88,13 +88,15 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     shapes = our_shapes(config)
     names = {name: name for name in shapes} if family is None else family.names(config)
     assert names.keys() == shapes.keys(), names.keys() ^ shapes.keys()
-    for old, new in getattr(family, "ALIASES", ()):
-        for ours, theirs in names.items():
-            if theirs not in tensors.shapes and theirs.replace(old, new) in tensors.shapes:
-                names[ours] = theirs.replace(old, new)
     if unfuse:
         for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
             del tensors.shapes[name]
+    for old, new in getattr(family, "ALIASES", ()):
+        held = {name.partition(old)[0] for name in tensors.shapes if old in name}
+        for ours, theirs in names.items():  # a module's tensors all have the one name or the other
+            place, found, rest = theirs.partition(old)
+            if found and place not in held and place + new + rest in tensors.shapes:
+                names[ours] = place + new + rest
     _leave_out_copies(config, tensors)
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
