@@ -195,6 +195,11 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
             f"{', '.join(unknown)}"
         )
     pattern = [letters[block] for block in config.block_types]
+    if "BMF" in pattern and config.mixer not in OPTIONS:
+        raise ValueError(
+            f"mixer: expected one of {', '.join(OPTIONS)}, which {MODEL_TYPE} has, got "
+            f"{config.mixer!r}"
+        )
     given = {name: getattr(config, name) for name in SAME}
     given |= {
         "model_type": MODEL_TYPE,
