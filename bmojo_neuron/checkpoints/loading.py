@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bmojo_neuron.causal_lm import BMojoForCausalLM
 
 HEAD = "lm_head.weight"
-EMBEDDINGS = ("model.embed_tokens.weight", "backbone.embeddings.weight")
 SILENT = 1e9  # bytes up to which loading shows no progress
 
 
@@ -97,12 +96,12 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
             place, found, rest = theirs.partition(old)
             if found and place not in held and place + new + rest in tensors.shapes:
                 names[ours] = place + new + rest
-    _leave_out_copies(config, tensors)
+    _leave_out_copies(config, tensors, names["model.embed_tokens.weight"])
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
 
 
-def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
+def _leave_out_copies(config: BMojoConfig, tensors: Tensors, embedding: str) -> None:
     """What files of older versions hold besides: tables of rotary frequencies, which follow from
     the configuration, and a tied head, which has to equal the embedding.
 
@@ -111,8 +110,7 @@ def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
     """
     for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
         del tensors.shapes[name]
-    embedding = next((n for n in EMBEDDINGS if n in tensors.shapes), None)
-    if not config.tie_word_embeddings or HEAD not in tensors.shapes or embedding is None:
+    if not config.tie_word_embeddings or not {HEAD, embedding} <= tensors.shapes.keys():
         return
     if not torch.equal(tensors[HEAD], tensors[embedding]):
         raise ValueError(
