@@ -176,7 +176,8 @@ def left_out(given: Mapping[str, Any], named: Collection[str], held: Iterable[st
     """
     tokens = str(given.get("hybrid_override_pattern")).split("-")
     places = [f"model.layers.{i}." for i, token in enumerate(tokens) if token in FUSED]
-    places += [f"model.layers.{i}.{memory}." for i in range(len(tokens)) for memory in MEMORIES]
+    chosen = [i for i, token in enumerate(tokens) if token in MIXED.split(">")]  # by the user
+    places += [f"model.layers.{i}.{memory}." for i in chosen for memory in MEMORIES]
     return [name for name in held if name.startswith(tuple(places)) and name not in named]
 
 
@@ -194,6 +195,11 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
             f"{', '.join(unknown)}"
         )
     pattern = [letters[block] for block in config.block_types]
+    if "BMF" in pattern and config.mixer not in OPTIONS:
+        raise ValueError(
+            f"mixer: expected one of {', '.join(OPTIONS)}, which {MODEL_TYPE} has, got "
+            f"{config.mixer!r}"
+        )
     given = {name: getattr(config, name) for name in SAME}
     given |= {
         "model_type": MODEL_TYPE,

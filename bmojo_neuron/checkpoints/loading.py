@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bmojo_neuron.causal_lm import BMojoForCausalLM
 
 HEAD = "lm_head.weight"
-EMBEDDINGS = ("model.embed_tokens.weight", "backbone.embeddings.weight")
 SILENT = 1e9  # bytes up to which loading shows no progress
 
 
@@ -88,26 +87,27 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     shapes = our_shapes(config)
     names = {name: name for name in shapes} if family is None else family.names(config)
     assert names.keys() == shapes.keys(), names.keys() ^ shapes.keys()
-    for old, new in getattr(family, "ALIASES", ()):
-        for ours, theirs in names.items():
-            if theirs not in tensors.shapes and theirs.replace(old, new) in tensors.shapes:
-                names[ours] = theirs.replace(old, new)
     if unfuse:
         for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
             del tensors.shapes[name]
-    _leave_out_copies(config, tensors)
+    for old, new in getattr(family, "ALIASES", ()):
+        held = {name.partition(old)[0] for name in tensors.shapes if old in name}
+        for ours, theirs in names.items():  # a module's tensors all have the one name or the other
+            place, found, rest = theirs.partition(old)
+            if found and place not in held and place + new + rest in tensors.shapes:
+                names[ours] = place + new + rest
+    _leave_out_copies(config, tensors, names["model.embed_tokens.weight"])
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
 
 
-def _leave_out_copies(config: BMojoConfig, tensors: Tensors) -> None:
+def _leave_out_copies(config: BMojoConfig, tensors: Tensors, embedding: str) -> None:
     """What files of older versions hold besides: tables of rotary frequencies, which follow from
     the configuration, and a tied head that equals the embedding (another one is left over).
     """
     for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
         del tensors.shapes[name]
-    embedding = next((n for n in EMBEDDINGS if n in tensors.shapes), None)
-    if not config.tie_word_embeddings or HEAD not in tensors.shapes or embedding is None:
+    if not config.tie_word_embeddings or not {HEAD, embedding} <= tensors.shapes.keys():
         return
     if torch.equal(tensors[HEAD], tensors[embedding]):
         del tensors.shapes[HEAD]

@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 from bmojo_neuron.checkpoints.convert import convert
 from bmojo_neuron.checkpoints.loading import load_checkpoint
+from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from tests.checkpoints.test_convert import assert_same_tensors, edit
-from tests.checkpoints.test_golden import GOLDEN
+from tests.checkpoints.test_golden import GOLDEN, NAMES
 from tests.model.batches import uncached
 from tests.model.conftest import random_ids
 
 FUSED = {"*": "*DA", "M2": "M2*", "SWA": "SWA*", "GDN": "GDN*", "GKA": "GKA*", "BMF": "BMF*"}
-GOLDENS = ("dev_m2", "dev_gdn", "dev_gka", "dev_swa", "dev_mix", "dev_bmf_gka")
 
 
 def fused(golden: Path, path: Path, letters: dict[str, str]) -> Path:
@@ -38,7 +38,7 @@ def fused(golden: Path, path: Path, letters: dict[str, str]) -> Path:
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
-@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize("name", NAMES)
 def test_unfused_it_is_the_checkpoint_without_the_attention_of_training(name, tmp_path):
     path = fused(GOLDEN / name, tmp_path / "fused", FUSED)
     with pytest.raises(ValueError, match="bmojo convert SRC DST --unfuse"):
@@ -66,3 +66,30 @@ def test_of_two_mixers_the_user_says_which_stays(tmp_path):
     edit(path, hybrid_override_pattern=pattern)
     convert(path, tmp_path / "out", "hybrid_qwen3", unfuse=True)
     assert_same_tensors(GOLDEN / "dev_gka", tmp_path / "out")
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@pytest.mark.parametrize("lost", ["k_proj", ""], ids=["one", "all"])
+@pytest.mark.parametrize("token", ["SWA", "SWA*"])
+def test_an_attention_that_is_not_whole_is_not_completed_from_another(token, lost, tmp_path):
+    """A window's attention may have the names of full attention, but as a whole."""
+    shutil.copytree(GOLDEN / "dev_swa", tmp_path / "fused")
+    given = json.loads((tmp_path / "fused" / "config.json").read_text())
+    pattern = given["hybrid_override_pattern"].split("-")
+    i = pattern.index("SWA")
+    pattern[i] = token
+    edit(tmp_path / "fused", hybrid_override_pattern="-".join(pattern))
+    tensors = load_file(tmp_path / "fused" / "model.safetensors")
+    own = f"model.layers.{i}.swa."
+    for name in [name for name in tensors if name.startswith(own)]:
+        tensors[name.replace(".swa.", ".self_attn.")] = torch.ones_like(tensors[name])
+        if lost in name:
+            del tensors[name]
+    save_file(tensors, tmp_path / "fused" / "model.safetensors")
+    if token == "SWA" and not lost:  # the names of a layer-importance variant
+        convert(tmp_path / "fused", tmp_path / "out", "hybrid_qwen3", unfuse=True)
+        assert (Tensors(tmp_path / "out")[f"{own}k_proj.weight"] == 1).all()
+        return
+    with pytest.raises(ValueError, match=rf"missing \({own}k_proj.weight" if lost else own):
+        convert(tmp_path / "fused", tmp_path / "out", unfuse=True)
+    assert not (tmp_path / "out").exists()
