@@ -86,6 +86,12 @@ SAME = (  # keys of the same name and meaning
     *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
 )
 DEFAULTS: dict[str, Any] = {"head_dim": 128, "tie_word_embeddings": False}  # not ours
+READ_BY = {  # how names of our fields begin -> the layer or mixer without which nothing reads them
+    **dict.fromkeys(("eidetic_", "innovation_", "selection_"), "bmojo"),
+    **dict.fromkeys(("window", "mixer", "tie_fading_projections"), "bmojo_f"),
+    "sliding_window": "sliding_attention",
+    **{f"{mixer}_": mixer for mixer in ("mamba", "mamba2", "gdn", "gka")},
+}
 FIXED = {  # what the mixers' code fixes, or our model does
     "hidden_act": ("silu",),
     "use_sliding_window": (False, None),
@@ -209,8 +215,8 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
         "hybrid_override_pattern": "-".join(pattern),
         "layer_types": pattern,
     }
-    mixers = {config.mixer} if "BMF" in pattern else set()
-    for mixer in sorted(mixers | set(config.block_types) & OPTIONS.keys()):
+    used = set(config.block_types) | ({config.mixer} if "BMF" in pattern else set())
+    for mixer in sorted(used & OPTIONS.keys()):
         where, options = OPTIONS[mixer]
         given[where] = {theirs: getattr(config, ours) for theirs, ours in options.items()}
     if "BMF" in pattern:
@@ -222,10 +228,10 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
     if "SWA" in pattern:
         given["swa_config"] = {"window_size": config.sliding_window}
     held = read_config(given)
+    unread = tuple(name for name, reader in READ_BY.items() if reader not in used)
     for name in BMojoConfig.__annotations__:
         fixed, value = getattr(held, name), getattr(config, name)
-        counts = "mamba2_config" in given and name.startswith("mamba2_")
-        if (counts or name in ("qk_norm", "mlp_bias")) and fixed != value:
+        if fixed != value and not name.startswith(unread):
             raise ValueError(f"{name}: expected {fixed!r}, as {MODEL_TYPE} has it, got {value!r}")
     return given
 

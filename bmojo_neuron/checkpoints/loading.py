@@ -123,6 +123,9 @@ def our_shapes(config: BMojoConfig) -> dict[str, Shape]:
 def load_checkpoint(directory: Path, dtype: torch.dtype | None = None) -> BMojoForCausalLM:
     """The model of a directory of any family, in eval mode.
 
+    Weights that need no cast are pages of the files, private to the model once it writes to them.
+    Meanwhile the files may be deleted or replaced, but not overwritten in place.
+
     Args:
         dtype: of the weights; None: as the configuration says, or else as they are stored.
 
@@ -168,7 +171,8 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
 def _warn_of_nan(model: nn.Module) -> None:
     import warnings
 
-    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    parameters = model.named_parameters()  # aminmax: one pass that takes no memory, and NaN wins
+    broken = [name for name, p in parameters if not all(x.isfinite() for x in p.aminmax())]
     if broken:
         warnings.warn(f"weights that are not finite: {some(broken)}", stacklevel=3)
 
