@@ -6,7 +6,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check check-latest check-ecosystem lint format types bench docs
+.PHONY: help venv serve test check check-latest check-ecosystem lint format types bench docs mutants
 
 help:
 	@echo "make serve    start the server on 127.0.0.1:$(PORT) with the embedded model"
@@ -16,6 +16,7 @@ help:
 	@echo "make check-ecosystem  the model with trl, peft, lm_eval and quantizers (long)"
 	@echo "make format   let ruff rewrite the code"
 	@echo "make bench    measure recall and generation speed (long)"
+	@echo "make mutants  seed faults into the NKI simulator: does a test object to each? (long)"
 	@echo "make docs     build the documentation in site/"
 
 venv: $(VENV)/.installed
@@ -77,6 +78,12 @@ bench: venv
 
 docs: venv
 	$(BIN)/mkdocs build --strict --quiet
+
+docs/nki-simulator.md: $(wildcard nki_kernels/simulator/*.py nki_kernels/simulator/isa/*.py) | venv
+	$(BIN)/python -m nki_kernels.simulator.page $@
+
+mutants: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nki.mutants
 
 docs/cli.md: bmojo_neuron/cli.py | venv
 	$(BIN)/python -m typer bmojo_neuron.cli utils docs --name bmojo --title "Command line" --output $@

@@ -78,6 +78,7 @@ class BMojoConfig(PretrainedConfig):
     eidetic_position: str = "boundary"  # keys sit at distance 2W, or at their "absolute" position
     eidetic_score_bias: bool = True  # beta_h * score joins eidetic logits: selection is learnt
     innovation_taps: int = 4  # k: past fading outputs that the one-step predictor sees
+    innovation_windows: int = 16  # time constant of the running innovation, in windows
     innovation_loss_weight: float = 0.1
 
     mamba_inner_size: int = 0  # E; 0: 2 * hidden_size

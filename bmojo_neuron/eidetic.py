@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import huber_loss
 from transformers import initialization as init
 
 from bmojo_neuron.configuration import BMojoConfig
@@ -32,23 +33,28 @@ class EideticMemory(nn.Module):
         self.config, self.ops = config, ops
         # (k, d), nearest past first; named as a bias, so that weight decay spares it.
         self.predictor_bias = nn.Parameter(torch.empty(config.innovation_taps, config.hidden_size))
+        self.innovation_log_bias = nn.Parameter(torch.empty(1))  # log of R_0
         if config.eidetic_score_bias:
             self.score_bias = nn.Parameter(torch.empty(config.num_attention_heads))  # beta
 
     def reset(self) -> None:
-        """Tomorrow is like today; every head is biased by the score itself."""
+        """Tomorrow is like today; every head is biased by the score itself; R_0 is 1."""
         like_today = torch.zeros_like(self.predictor_bias)
         like_today[0] = 1.0
         init.copy_(self.predictor_bias, like_today)
+        init.zeros_(self.innovation_log_bias)
         if self.config.eidetic_score_bias:
             init.ones_(self.score_bias)
 
     def parts(self, dtype: torch.dtype) -> list[StatePart]:
-        """The predictor's past, the scores of the window's tokens, and the M slots."""
+        """The predictor's past, the running innovation in units of R_0, the scores of the window's
+        tokens, and the M slots.
+        """
         c = self.config
         slots = (c.num_key_value_heads, c.eidetic_size, c.head_dim)
         return [
             StatePart("predictor", (c.innovation_taps, c.hidden_size), recurrent_dtype(dtype)),
+            StatePart("innovation", (), recurrent_dtype(dtype), initial=1),
             StatePart("context_score", (c.window,), recurrent_dtype(dtype)),
             StatePart("eidetic_k", slots, dtype),
             StatePart("eidetic_v", slots, dtype),
@@ -74,39 +80,59 @@ class EideticMemory(nn.Module):
         """
         c = self.config
         if isinstance(call, StepCall):
-            score, extended = self.score(f, state["predictor"])
+            score, extended, means = self.score(f, state["predictor"], state["innovation"])
             ring = call.write(state["context_score"].unsqueeze(-1), score.unsqueeze(-1))
             tail = call.tail(extended, c.innovation_taps)
+            running = call.tail(means.unsqueeze(-1), 1)[:, 0, 0]
             seen = visible(call.query_position, state["eidetic_position"], c.window, None)
             bias = self._bias(state["eidetic_score"])
             memory = Memory(q, state["eidetic_k"], state["eidetic_v"], seen, bias)
-            return memory, {"context_score": ring.squeeze(-1), "predictor": tail}
+            new = {"context_score": ring.squeeze(-1), "predictor": tail, "innovation": running}
+            return memory, new
         assert isinstance(call, FullCall)
         size = (f.shape[0], c.innovation_taps, f.shape[2])
         tail = f.new_zeros(size, dtype=recurrent_dtype(f.dtype))
-        score, _ = self.score(f, tail)
+        score, _, _ = self.score(f, tail, tail.new_ones(f.shape[0]))
         memory = self._full(q, k, v, score, call)
         if not self.training:
             return memory, {}
-        return memory, {"innovation_loss": self.prediction_loss(f, tail, call.valid)}
+        return memory, {"innovation_loss": self.innovation_loss(f, tail, call.valid)}
 
-    def score(self, f: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B, T) of f (B, T, d), and f in float32 behind its tail (B, k+T, d)."""
+    def score(self, f: Tensor, tail: Tensor, running: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B, T) of f (B, T, d); f in float32 behind its tail (B, k+T, d); the running
+        innovation before each token and after the last (B, T+1), in units of R_0, as it came (B,).
+        """
         f = f if self.config.eidetic_score_bias else f.detach()
-        score, _, extended = self.ops.innovation(f, self.predictor_bias.to(tail.dtype), tail)
-        return score, extended
+        score, _, extended, means = self._innovation(f, tail, running)
+        return score, extended, means
 
-    def prediction_loss(self, f: Tensor, tail: Tensor, valid: Tensor | None) -> Tensor:
-        """Mean over each row's valid tokens of the bounded relative error (B,), 0 for a row that
-        has none; trains the predictor alone.
+    def _innovation(
+        self, f: Tensor, tail: Tensor, running: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        c = self.config
+        weight = self.predictor_bias.to(tail.dtype)
+        unit = self.innovation_log_bias.detach().to(tail.dtype).exp()
+        return self.ops.innovation(
+            f, weight, tail, running, unit, float(c.innovation_windows * c.window)
+        )
+
+    def innovation_loss(self, f: Tensor, tail: Tensor, valid: Tensor | None) -> Tensor:
+        """What trains the predictor and R_0, and nothing else, (B,); 0 for a row without tokens.
+
+        The mean over each row's valid tokens of the bounded relative error, and how far log R_0 is
+        from the log of the mean innovation (as Huber's loss).
         """
         f = f.detach().to(tail.dtype)
-        _, predicted, _ = self.ops.innovation(f, self.predictor_bias.to(tail.dtype), tail)
+        _, predicted, _, _ = self._innovation(f, tail, tail.new_ones(f.shape[0]))
         size = f.square().sum(-1) + predicted.detach().square().sum(-1)
-        error = (f - predicted).square().sum(-1) / (size + EPS)  # (B, T)
-        if valid is None:
-            return error.mean(1)
-        return error.where(valid, 0).sum(1) / valid.sum(1).clamp(min=1)
+        error = (f - predicted).square().sum(-1)  # (B, T)
+        relative = error / (size + EPS)
+        share = torch.ones_like(error) if valid is None else valid.to(error.dtype)
+        share = share / share.sum(1, keepdim=True).clamp(min=1)
+        mean = (error.detach() / f.shape[2] * share).sum(1)
+        first = self.innovation_log_bias.to(tail.dtype).expand_as(mean)
+        missed = huber_loss(first, (mean + EPS).log(), reduction="none")
+        return (relative.where(share > 0, 0) * share).sum(1) + missed * (share.sum(1) > 0)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, score: Tensor, call: FullCall) -> Memory:
         """Every selection period's own slots at once."""

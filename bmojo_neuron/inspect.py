@@ -140,14 +140,13 @@ def provenance(directory: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def render(report: Report) -> Group:
     """A report as tables for a rich console."""
-    layers = Table(box=None, title_justify="left", title=Text(report.path))
+    layers = Table(box=None)
     for column in ("layer", "type", "parameters", f"state after {report.tokens:,} tokens"):
         layers.add_column(column, justify="left" if column == "type" else "right")
     for layer in report.layers:
         row = (str(layer.index), layer.kind, f"{layer.parameters:,}", _bytes(layer.state_bytes))
         layers.add_row(*row)
-    title = Text(f"A session (the Transformer: {report.transformer})")
-    costs = Table(box=None, title_justify="left", title=title)
+    costs = Table(box=None)
     for column in ("tokens", "this model", "as a Transformer", "share"):
         costs.add_column(column, justify="right")
     for n, size in report.session_bytes.items():
@@ -159,7 +158,8 @@ def render(report: Report) -> Group:
         **{name: str(value) for name, value in report.provenance.items()},
     }
     lines = [Text(f"{name}: {value}") for name, value in facts.items()]
-    return Group(*lines, Text(), layers, Text(), costs)
+    session = Text(f"A session (the Transformer: {report.transformer})")
+    return Group(*lines, Text(), Text(report.path), layers, Text(), session, costs)
 
 
 def _state_bytes(config: BMojoConfig, dtype: torch.dtype, tokens: int) -> dict[str, int]:

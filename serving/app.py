@@ -43,9 +43,9 @@ send any text to the same session, then ask:
       "max_new_tokens": 1, "stream": true
     }'
 
-The embedded model recalls notes of exactly this form and nothing else. A value is one of 292 words
-(such as silver, honey, piano, tiger; `bmojo_neuron/training/values.txt` has all), a name any word.
-Some 6,000 tokens later a note is lost, and the answer is a wrong word of the list.
+The embedded model recalls notes of this form, with names and values of your choice, numbers too.
+`Correction: Jane is gold.` replaces a note; a name that was never told is answered by ` unknown`.
+How far back it can answer, and how often it errs, stands in `docs/results/recall.md`.
 
 Sessions live in memory. When there are too many, the longest unused idle one is dropped; a GET of
 it is then answered 404. Every error has one shape: `{"error": {"code", "message", "param",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from bmojo_neuron.checkpoints.reading import INDEX, SINGLE, Shape
 from bmojo_neuron.configuration import BMojoConfig
 
 FORMATS = (BMojoConfig.model_type, hybrid_qwen3.MODEL_TYPE)
+CHAT_TEMPLATES = "additional_chat_templates"  # where transformers keeps named ones
 NOT_COPIED = ("config.json", INDEX, "README.md", "report.json")
 
 
@@ -56,9 +59,36 @@ def convert(
     if dtype is not None:
         config.dtype = dtype
     written, names = _as_written(config, to)
-    part = target.with_name(f"{target.name}.part")  # becomes `target` once it is whole
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _fill(part, checkpoint, written, names, to, dtype, max_shard_size)
+        part.chmod(0o755)
+        part.rename(target)  # onto nothing or an empty directory
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ValueError(
+            f"target: expected a new or empty directory, got {str(target)!r}, which something else "
+            "filled meanwhile"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return config
+
+
+def _fill(
+    part: Path,
+    checkpoint: Checkpoint,
+    written: dict[str, Any],
+    names: dict[str, str],
+    to: str,
+    dtype: torch.dtype | None,
+    max_shard_size: int,
+) -> None:
+    """Write the whole directory."""
+    source, config = checkpoint.tensors.directory, checkpoint.config
     copy_others(source, part)
     (part / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     shapes = our_shapes(config)
@@ -68,10 +98,6 @@ def convert(
     )
     size = 4.0 * sum(torch.Size(shape).numel() for shape in shapes.values())
     _write(tensors, len(names), part, max_shard_size, quiet=size < SILENT)
-    if target.exists():
-        target.rmdir()
-    part.rename(target)
-    return config
 
 
 def _as_written(config: BMojoConfig, to: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -130,7 +156,12 @@ def _write(
 
 
 def copy_others(source: Path, target: Path) -> None:
-    """Tokenizer, chat template, generation settings, licence: whatever is no weight and no code."""
+    """Tokenizer, chat templates, generation settings, licence: what is no weight and no code."""
+    templates = source / CHAT_TEMPLATES
+    if templates.is_dir():
+        (target / CHAT_TEMPLATES).mkdir(exist_ok=True)
+        for file in templates.glob("*.jinja"):
+            shutil.copyfile(file, target / CHAT_TEMPLATES / file.name)
     for file in sorted(source.iterdir()):
         weights = file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".py")
         if file.is_file() and not weights and file.name not in NOT_COPIED:

@@ -86,6 +86,12 @@ SAME = (  # keys of the same name and meaning
     *("bos_token_id", "eos_token_id", "pad_token_id", "dtype"),
 )
 DEFAULTS: dict[str, Any] = {"head_dim": 128, "tie_word_embeddings": False}  # not ours
+READ_BY = {  # how names of our fields begin -> the layer or mixer without which nothing reads them
+    **dict.fromkeys(("eidetic_", "innovation_", "selection_"), "bmojo"),
+    **dict.fromkeys(("window", "mixer", "tie_fading_projections"), "bmojo_f"),
+    "sliding_window": "sliding_attention",
+    **{f"{mixer}_": mixer for mixer in ("mamba", "mamba2", "gdn", "gka")},
+}
 FIXED = {  # what the mixers' code fixes, or our model does
     "hidden_act": ("silu",),
     "use_sliding_window": (False, None),
@@ -134,6 +140,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields.setdefault("dtype", given["torch_dtype"])
     if "BMF" in pattern:
         bmojo = given.get("bmojo_config") or {}
+        _known(bmojo, "bmojo_config", ("window_size", "tie_attn_weights", "ssm_mixer"))
         mixer = bmojo.get("ssm_mixer", "mamba2")
         if mixer not in MIXERS:
             known = ", ".join(MIXERS)
@@ -147,6 +154,7 @@ def read_config(given: Mapping[str, Any]) -> BMojoConfig:
         fields |= _options(given, where, options)
     if "SWA" in pattern:
         swa = given.get("swa_config") or {}
+        _known(swa, "swa_config", ("window_size",))
         fields["sliding_window"] = _window(swa.get("window_size"), "swa_config")
     return BMojoConfig(
         block_types=[BLOCKS[token] for token in pattern],
@@ -174,7 +182,8 @@ def left_out(given: Mapping[str, Any], named: Collection[str], held: Iterable[st
     """
     tokens = str(given.get("hybrid_override_pattern")).split("-")
     places = [f"model.layers.{i}." for i, token in enumerate(tokens) if token in FUSED]
-    places += [f"model.layers.{i}.{memory}." for i in range(len(tokens)) for memory in MEMORIES]
+    chosen = [i for i, token in enumerate(tokens) if token in MIXED.split(">")]  # by the user
+    places += [f"model.layers.{i}.{memory}." for i in chosen for memory in MEMORIES]
     return [name for name in held if name.startswith(tuple(places)) and name not in named]
 
 
@@ -192,6 +201,11 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
             f"{', '.join(unknown)}"
         )
     pattern = [letters[block] for block in config.block_types]
+    if "BMF" in pattern and config.mixer not in OPTIONS:
+        raise ValueError(
+            f"mixer: expected one of {', '.join(OPTIONS)}, which {MODEL_TYPE} has, got "
+            f"{config.mixer!r}"
+        )
     given = {name: getattr(config, name) for name in SAME}
     given |= {
         "model_type": MODEL_TYPE,
@@ -201,8 +215,8 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
         "hybrid_override_pattern": "-".join(pattern),
         "layer_types": pattern,
     }
-    mixers = {config.mixer} if "BMF" in pattern else set()
-    for mixer in sorted(mixers | set(config.block_types) & OPTIONS.keys()):
+    used = set(config.block_types) | ({config.mixer} if "BMF" in pattern else set())
+    for mixer in sorted(used & OPTIONS.keys()):
         where, options = OPTIONS[mixer]
         given[where] = {theirs: getattr(config, ours) for theirs, ours in options.items()}
     if "BMF" in pattern:
@@ -214,10 +228,10 @@ def write_config(config: BMojoConfig) -> dict[str, Any]:
     if "SWA" in pattern:
         given["swa_config"] = {"window_size": config.sliding_window}
     held = read_config(given)
+    unread = tuple(name for name, reader in READ_BY.items() if reader not in used)
     for name in BMojoConfig.__annotations__:
         fixed, value = getattr(held, name), getattr(config, name)
-        counts = "mamba2_config" in given and name.startswith("mamba2_")
-        if (counts or name in ("qk_norm", "mlp_bias")) and fixed != value:
+        if fixed != value and not name.startswith(unread):
             raise ValueError(f"{name}: expected {fixed!r}, as {MODEL_TYPE} has it, got {value!r}")
     return given
 
@@ -386,6 +400,12 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
     return pattern
 
 
+def _known(options: Mapping[str, Any], where: str, fields: tuple[str, ...]) -> None:
+    for name in options:
+        if name not in fields and name not in OPTIONS_IGNORED:
+            raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
+
+
 def _window(size: object, where: str) -> int:
     if type(size) is not int or size < 1:
         raise ValueError(f"{where}.window_size: expected an integer of at least 1, got {size!r}")
@@ -393,10 +413,10 @@ def _window(size: object, where: str) -> int:
 
 
 def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters`, or the older `rope_theta` and `rope_scaling` as such."""
-    if given.get("rope_parameters"):
-        return dict(given["rope_parameters"])
+    """`rope_parameters`, and the older `rope_theta` and `rope_scaling` where it leaves them out."""
     older = {"rope_type": "default", "rope_theta": given.get("rope_theta", 10_000.0)}
+    if given.get("rope_parameters"):
+        return older | dict(given["rope_parameters"])
     scaling = dict(given.get("rope_scaling") or {})
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))

@@ -13,7 +13,9 @@ from bmojo_neuron.configuration import BMojoConfig
 __all__ = ["MODEL_TYPE", "names", "read_config"]
 
 MODEL_TYPE: str = "llama"
-WITHOUT_EFFECT = {"sliding_window"}  # of Mistral; transformers' Llama attends to everything
+# Of Mistral. transformers' Llama has no mask for it, though its cache is cut to it (5.23.0): with a
+# cache it computes what without one it does not. The model is what its forward pass says.
+WITHOUT_EFFECT = {"sliding_window"}
 
 
 def read_config(given: Mapping[str, Any]) -> BMojoConfig:

@@ -23,6 +23,7 @@ from bmojo_neuron.configuration import BMojoConfig
 if TYPE_CHECKING:
     from bmojo_neuron.causal_lm import BMojoForCausalLM
 
+HEAD = "lm_head.weight"
 SILENT = 1e9  # bytes up to which loading shows no progress
 
 
@@ -86,15 +87,30 @@ def open_checkpoint(directory: Path, unfuse: bool = False) -> Checkpoint:
     shapes = our_shapes(config)
     names = {name: name for name in shapes} if family is None else family.names(config)
     assert names.keys() == shapes.keys(), names.keys() ^ shapes.keys()
-    for old, new in getattr(family, "ALIASES", ()):
-        for ours, theirs in names.items():
-            if theirs not in tensors.shapes and theirs.replace(old, new) in tensors.shapes:
-                names[ours] = theirs.replace(old, new)
     if unfuse:
         for name in hybrid_qwen3.left_out(fused, names.values(), list(tensors.shapes)):
             del tensors.shapes[name]
+    for old, new in getattr(family, "ALIASES", ()):
+        held = {name.partition(old)[0] for name in tensors.shapes if old in name}
+        for ours, theirs in names.items():  # a module's tensors all have the one name or the other
+            place, found, rest = theirs.partition(old)
+            if found and place not in held and place + new + rest in tensors.shapes:
+                names[ours] = place + new + rest
+    _leave_out_copies(config, tensors, names["model.embed_tokens.weight"])
     _check(names, shapes, tensors.shapes, directory)
     return Checkpoint(family, config, tensors, names)
+
+
+def _leave_out_copies(config: BMojoConfig, tensors: Tensors, embedding: str) -> None:
+    """What files of older versions hold besides: tables of rotary frequencies, which follow from
+    the configuration, and a tied head that equals the embedding (another one is left over).
+    """
+    for name in [name for name in tensors.shapes if name.endswith(".rotary_emb.inv_freq")]:
+        del tensors.shapes[name]
+    if not config.tie_word_embeddings or not {HEAD, embedding} <= tensors.shapes.keys():
+        return
+    if torch.equal(tensors[HEAD], tensors[embedding]):
+        del tensors.shapes[HEAD]
 
 
 def our_shapes(config: BMojoConfig) -> dict[str, Shape]:
@@ -106,6 +122,9 @@ def our_shapes(config: BMojoConfig) -> dict[str, Shape]:
 
 def load_checkpoint(directory: Path, dtype: torch.dtype | None = None) -> BMojoForCausalLM:
     """The model of a directory of any family, in eval mode.
+
+    Weights that need no cast are pages of the files, private to the model once it writes to them.
+    Meanwhile the files may be deleted or replaced, but not overwritten in place.
 
     Args:
         dtype: of the weights; None: as the configuration says, or else as they are stored.
@@ -152,7 +171,8 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
 def _warn_of_nan(model: nn.Module) -> None:
     import warnings
 
-    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    parameters = model.named_parameters()  # aminmax: one pass that takes no memory, and NaN wins
+    broken = [name for name, p in parameters if not all(x.isfinite() for x in p.aminmax())]
     if broken:
         warnings.warn(f"weights that are not finite: {some(broken)}", stacklevel=3)
 

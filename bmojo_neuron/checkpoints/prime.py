@@ -97,7 +97,20 @@ def hybrid_config(base: BMojoConfig, pattern: str, options: dict[str, Any]) -> B
         for f in fields(base)
         if not f.name.startswith(("mamba_", "mamba2_", "gdn_", "gka_", "window", "selection"))
     }
-    kept |= {"block_types": [LETTERS[token] for token in tokens], "architectures": None}
+    # "*" is the layer that stays, which in a base with windows is one with its window.
+    types = [
+        was if token == "*" else LETTERS[token]
+        for token, was in zip(tokens, base.block_types, strict=True)
+    ]
+    kept |= {"block_types": types, "architectures": None}
+    if "sliding_attention" in [t for t, token in zip(types, tokens, strict=True) if token == "*"]:
+        size = options.get("sliding_window", base.sliding_window)
+        if "SWA" in tokens and size != base.sliding_window:
+            raise ValueError(
+                f"window: expected {base.sliding_window}, the base's own, as layers with it stay "
+                f"beside SWA, got {size}"
+            )
+        options = options | {"sliding_window": base.sliding_window}
     kept |= {"mamba2_qk_norm": base.qk_norm, "window": base.window, "id2label": None} | options
     for name in ("label2id", "transformers_version", "problem_type"):
         kept.pop(name, None)

@@ -25,7 +25,7 @@ class Ops:
     selective_scan: Callable[..., tuple[Tensor, Tensor]]
     delta_rule: Callable[..., tuple[Tensor, Tensor]]
     kalman_scan: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    innovation: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    innovation: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     selection: Callable[..., tuple[Tensor, Tensor]]
     memory_attention: Callable[..., Tensor]
 

@@ -1,43 +1,74 @@
-"""The training text: the King James Bible, one verse a line, with whole books held out."""
+"""The training texts, of several kinds, with whole documents of each held out.
+
+They lie in `examples/data/` of the repository, whose README.md says where they come from.
+"""
 
 import lzma
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-TEXT_FILE = Path(__file__).parents[2] / "examples" / "data" / "king-james-bible.txt.xz"
+DATA = Path(__file__).parents[2] / "examples" / "data"
 
 # Books that training never shows, chosen because no other book repeats their verses
 # (as Kings and Chronicles, or the Gospels, repeat each other). About 4 % of the text.
 HELDOUT_BOOKS = frozenset({"Ruth", "Est", "Eccl", "Dan", "Jonah", "Heb", "Jas"})
 
+# Of the other texts, the documents whose names begin like this.
+HELDOUT = {
+    "prose": (),
+    "documentation": ("faq/",),
+    "licences": ("Artistic", "MPL"),
+    "code": ("serving/",),
+}
+
 
 @dataclass(frozen=True)
-class Corpus:
-    """Verses in the order of the text, without their references and without newlines."""
+class Text:
+    """One kind of text: documents, each with its newlines."""
 
     train: list[str]
     heldout: list[str]
 
 
-def load_corpus(path: Path = TEXT_FILE) -> Corpus:
-    """Read the corpus and split it by book.
-
-    Args:
-        path: xz-compressed UTF-8 lines `Ge1:1 In the beginning ...`: reference, blank, verse.
+def load_corpus(folder: Path = DATA) -> dict[str, Text]:
+    """Read every kind of text and split it by document: `bible`, then those of HELDOUT.
 
     Raises:
-        FileNotFoundError: the text is not there; it lies in the repository, not in the wheel.
+        FileNotFoundError: a text is not there; they lie in the repository, not in the wheel.
     """
+    return {"bible": _bible(folder)} | {
+        kind: _documents(_read(folder / f"{kind}.txt.xz"), names) for kind, names in HELDOUT.items()
+    }
+
+
+def _bible(folder: Path) -> Text:
+    """Lines `Ge1:1 In the beginning ...` as books of verses, one a line, without references."""
+    books: dict[str, list[str]] = {}
+    for line in _read(folder / "king-james-bible.txt.xz").splitlines():
+        reference, verse = line.split(" ", 1)
+        books.setdefault(reference.split(":")[0].rstrip("0123456789"), []).append(verse)
+    text = Text([], [])
+    for book, verses in books.items():
+        kept = text.heldout if book in HELDOUT_BOOKS else text.train
+        kept.append("\n".join(verses) + "\n")
+    return text
+
+
+def _documents(data: str, heldout: tuple[str, ...]) -> Text:
+    text = Text([], [])
+    for document in re.split(r"(?m)^=== (?=\S+$)", data)[1:]:
+        name, body = document.split("\n", 1)
+        (text.heldout if name.startswith(heldout) else text.train).append(body)
+    return text
+
+
+def _read(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(
-            f"path: expected the training text at {path}, found no such file. "
+            f"folder: expected the training text {path.name} in {path.parent}, found no such file. "
             "It ships with the repository, not with the installed package: "
             "run from a git clone installed with `pip install -e .`"
         )
-    corpus = Corpus(train=[], heldout=[])
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            reference, verse = line.rstrip("\n").split(" ", 1)
-            book = reference.split(":")[0].rstrip("0123456789")
-            (corpus.heldout if book in HELDOUT_BOOKS else corpus.train).append(verse)
-    return corpus
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        return file.read()

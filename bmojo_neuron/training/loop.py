@@ -22,20 +22,28 @@ from transformers import PreTrainedTokenizerFast
 from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.training.corpus import load_corpus
-from bmojo_neuron.training.dialogues import DialogueSource, sample_dialogue, whole_words
+from bmojo_neuron.training.dialogues import (
+    DialogueSource,
+    Filler,
+    sample_copies,
+    sample_dialogue,
+)
+from bmojo_neuron.training.losses import dropout, scores, selection_loss
 from bmojo_neuron.training.optimizer import adamw, clip_gradients
-from bmojo_neuron.training.recall import measure
+from bmojo_neuron.training.recall import Plan, measure, perplexity
 from bmojo_neuron.training.recipe import AVERAGED, Recipe, Stage
 from bmojo_neuron.training.run import LOG_EVERY, SAVE_EVERY, Run
 from bmojo_neuron.training.tokenizer import train_tokenizer
+from bmojo_neuron.training.words import Words, whole_words
 
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens (B, T) int64 and answers (B, T) bool: which tokens have to be recalled."""
+    """tokens (B, T) int64; answers and values (B, T) bool, see `dialogues.Dialogue`."""
 
     tokens: Tensor
     answers: Tensor
+    values: Tensor
 
 
 class Training:
@@ -59,10 +67,17 @@ class Training:
         self.recipe, self.out, self._run = recipe, out, Run(out)
         corpus = load_corpus()
         self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(
-            corpus.train, whole_words(), recipe.vocab_size
+            (document for text in corpus.values() for document in text.train),
+            whole_words(),
+            recipe.vocab_size,
         )
-        self.source = DialogueSource(self.tokenizer, corpus.train)
-        self.heldout = DialogueSource(self.tokenizer, corpus.heldout)
+        self.text = {
+            kind: Filler(self.tokenizer, corpus[kind].train)
+            for kind in recipe.filler_kinds | recipe.text_kinds
+        }
+        fillers = {kind: (self.text[kind], share) for kind, share in recipe.filler_kinds.items()}
+        self.source = DialogueSource(self.tokenizer, Words(corpus), fillers)
+        self.heldout = Filler(self.tokenizer, corpus["bible"].heldout)
         self.seconds, self.attempt = 0.0, 0
         self._begin()
         names = ("step", "seconds", "answer", "taken", "attempt")
@@ -97,6 +112,7 @@ class Training:
         """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
         started = saved = time.monotonic()
         earlier = self.seconds
+        report: dict[str, float] = {}  # the last of each loss
         with tqdm(
             total=self._tokens(),
             initial=self._tokens(self.step),
@@ -107,9 +123,10 @@ class Training:
         ) as bar:
             while self.step < len(self.steps):
                 stage = self.steps[self.step]
-                report = self._train_step(stage)
+                fresh = self._train_step(stage)
+                report |= fresh
                 self.step += 1
-                if self._judge(stage, report["answer"]) == "failed":
+                if self._judge(stage, fresh.get("answer")) == "failed":
                     bar.write(f"answers not learnt from seed {self.recipe.seed + self.attempt}")
                     self.attempt += 1
                     self._begin()
@@ -138,12 +155,14 @@ class Training:
         """Tokens of the first `steps` of the plan (default: of all)."""
         return sum(stage.batch * stage.length for stage in self.steps[:steps])
 
-    def _judge(self, stage: Stage, answer: float) -> Literal["open", "learnt", "failed"]:
+    def _judge(self, stage: Stage, answer: float | None) -> Literal["open", "learnt", "failed"]:
         """Average the answers' loss over the stage, and end the stage where it is learnt."""
-        before = answer if self.answer is None else self.answer
-        self.answer = before + (answer - before) / AVERAGED
+        if answer is not None:
+            before = answer if self.answer is None else self.answer
+            self.answer = before + (answer - before) / AVERAGED
         over = self.step == len(self.steps) or self.steps[self.step] is not stage
-        learnt = stage.until is not None and self.answer < stage.until
+        so_far = math.inf if self.answer is None else self.answer
+        learnt = stage.until is not None and so_far < stage.until
         if learnt and not over:
             i = self.recipe.stages.index(stage)
             self.taken[i] = self.step - sum(self.taken[:i])
@@ -156,13 +175,12 @@ class Training:
         more = self.attempt + 1 < self.recipe.attempts
         return "failed" if over and stage.until is not None and more else "open"
 
-    def batch(self, stage: Stage, rng: np.random.Generator) -> Batch:
-        """Dialogues of this stage, and among them sequences of text alone."""
-        tokens, answers = [], []
+    def dialogues(self, stage: Stage, rng: np.random.Generator) -> Batch:
+        """Dialogues of this stage, and among them sequences of the copy warm-up."""
+        drawn = []
         for _ in range(stage.batch):
-            if rng.random() < stage.text:
-                tokens.append(self.source.stretch(rng, stage.length))
-                answers.append(np.zeros(stage.length, bool))
+            if rng.random() < stage.copies:
+                drawn.append(sample_copies(rng, self.source, stage.length))
                 continue
             dialogue = sample_dialogue(
                 rng,
@@ -170,37 +188,77 @@ class Training:
                 length=stage.length,
                 notes=int(rng.integers(stage.notes[0], stage.notes[1] + 1)),
                 filler=rng.uniform(*stage.filler),
-                min_distance=stage.min_distance,
-                names_pool=stage.pool,
-                values_pool=stage.pool,
+                changed=stage.changed,
+                untold=stage.untold,
             )
-            tokens.append(dialogue.tokens)
-            answers.append(dialogue.is_answer)
-        return Batch(torch.from_numpy(np.stack(tokens)).long(), torch.from_numpy(np.stack(answers)))
+            drawn.append(dialogue)
+        return Batch(
+            torch.from_numpy(np.stack([one.tokens for one in drawn])).long(),
+            torch.from_numpy(np.stack([one.is_answer for one in drawn])),
+            torch.from_numpy(np.stack([one.is_value for one in drawn])),
+        )
+
+    def texts(self, stage: Stage, rng: np.random.Generator) -> Tensor:
+        """Text alone (B, T), as many tokens as the stage's batch of dialogues; bos comes first."""
+        recipe = self.recipe
+        kinds, shares = zip(*recipe.text_kinds.items(), strict=True)
+        rows = []
+        for _ in range(max(1, stage.batch * stage.length // recipe.text_length)):
+            text = self.text[kinds[rng.choice(len(kinds), p=np.divide(shares, sum(shares)))]]
+            start = rng.integers(len(text.tokens) - recipe.text_length)
+            row = text.tokens[start : start + recipe.text_length].copy()
+            row[0] = self.source.bos
+            rows.append(row)
+        return torch.from_numpy(np.stack(rows)).long()
 
     def _train_step(self, stage: Stage) -> dict[str, float]:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed + self.attempt, self.step])
-        batch = self.batch(stage, rng)
+        torch.manual_seed(int(rng.integers(2**31)))
         self.model.train()
-        (h,), innovation = self.model.model.full(batch.tokens)
-        h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
-        asked = batch.answers[:, 1:].flatten()
-        drawn = torch.from_numpy(rng.random(len(target)) < recipe.text_loss_share)
-        chosen = (asked | drawn).nonzero().squeeze(1)
-        losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
-        asked = asked[chosen]
-        text, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
-        loss = stage.text_weight * text + answer
-        if innovation is not None:
-            loss = loss + self.model.config.innovation_loss_weight * innovation.mean()
+        if rng.random() < stage.text:
+            loss, report = self._text_loss(self.texts(stage, rng))
+        else:
+            loss, report = self._dialogue_loss(stage, self.dialogues(stage, rng), rng)
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(stage)
         clip_gradients(self.model, recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"text": round(text.item(), 3), "answer": round(answer.item(), 3)}
+        return {name: round(value.item(), 3) for name, value in report.items()}
+
+    def _text_loss(self, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with dropout(self.model, self.recipe.dropout):
+            (h,), innovation = self.model.model.full(tokens)
+        logits = self.model.lm_head(h[:, :-1].flatten(0, 1))
+        text = cross_entropy(logits, tokens[:, 1:].flatten())
+        return text + self._innovation_loss(innovation), {"text": text}
+
+    def _dialogue_loss(
+        self, stage: Stage, batch: Batch, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with scores(self.model) as score:
+            (h,), innovation = self.model.model.full(batch.tokens)
+        h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
+        asked = batch.answers[:, 1:].flatten()
+        drawn = torch.from_numpy(rng.random(len(target)) < self.recipe.text_loss_share)
+        chosen = (asked | drawn).nonzero().squeeze(1)
+        losses = cross_entropy(self.model.lm_head(h[chosen]), target[chosen], reduction="none")
+        asked = asked[chosen]
+        other, answer = losses[~asked].mean(), losses[asked].sum() / asked.sum().clamp(min=1)
+        loss = stage.text_weight * other + answer + self._innovation_loss(innovation)
+        report = {"answer": answer} if asked.any() else {}
+        if stage.selection:
+            missed = torch.stack([selection_loss(s, batch.values) for s in score]).mean()
+            loss = loss + stage.selection * missed
+            report["selection"] = missed
+        return loss, report
+
+    def _innovation_loss(self, innovation: Tensor | None) -> Tensor | float:
+        if innovation is None:
+            return 0.0
+        return self.model.config.innovation_loss_weight * innovation.mean()
 
     def _lr(self, stage: Stage) -> float:
         recipe = self.recipe
@@ -209,17 +267,20 @@ class Training:
         if self.step < recipe.warmup:
             return recipe.peak_lr * (self.step + 1) / recipe.warmup
         falling = sum(stage.lr is None for stage in self.steps) - recipe.warmup
-        progress = (self.step - recipe.warmup) / max(1, falling)
+        progress = min(1.0, (self.step - recipe.warmup) / max(1, falling))
         return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _evaluate(self) -> dict[str, float]:
+        """Recall of words kept out of notes, and perplexity, both on the held-out Bible."""
         self.model.train(False)
-        out: dict[str, float] = {}
-        for distance in self.recipe.distances:
-            result = measure(self.model, self.heldout, distance, "heldout_pairs", dialogues=16)
-            out[f"recall@{distance}"] = round(result.accuracy, 3)
-            if result.held is not None:
-                out[f"held@{distance}"] = round(result.held, 3)
+        out: dict[str, float] = {
+            "perplexity": perplexity(self.model, self.heldout.text, stretches=8)
+        }
+        plan = Plan(self.recipe.windows, rows=16)
+        for cell in measure(self.model, self.source, self.heldout, plan):
+            out[f"{cell.asked}@{cell.windows}"] = round(cell.right, 3)
+            if cell.held is not None:
+                out[f"held@{cell.windows}"] = round(cell.held, 3)
         return out
 
     def save(self) -> None:

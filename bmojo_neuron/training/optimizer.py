@@ -7,15 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+FORETOLD = ("predictor_bias", "innovation_log_bias")  # what the innovation loss trains
+
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what wants a gradient; matrices decay, vectors do not; the innovation predictor is
-    a group of its own.
+    """AdamW over what wants a gradient; matrices decay, vectors do not; the innovation's predictor
+    and average are a group of their own.
     """
     named = _trained(model)
-    predictor = [p for name, p in named if name.endswith("predictor_bias")]
-    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith("predictor_bias")]
-    vectors = [p for name, p in named if p.dim() != 2]
+    predictor = [p for name, p in named if name.endswith(FORETOLD)]
+    matrices = [p for name, p in named if p.dim() == 2 and not name.endswith(FORETOLD)]
+    vectors = [p for name, p in named if p.dim() != 2 and not name.endswith(FORETOLD)]
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -30,7 +32,7 @@ def clip_gradients(model: nn.Module, norm: float) -> None:
     """The predictor is clipped by itself, so that its loss does not eat the others' norm."""
     named = _trained(model)
     for own in (False, True):
-        clipped = [p for name, p in named if name.endswith("predictor_bias") is own]
+        clipped = [p for name, p in named if name.endswith(FORETOLD) is own]
         torch.nn.utils.clip_grad_norm_(clipped, norm)
 
 

@@ -16,18 +16,19 @@ class Stage:
         tokens: how many to train on, at most.
         length: tokens per sequence.
         batch: sequences per step.
-        notes: (fewest, most) pairs stated per sequence.
-        filler: (least, most) share of Bible text.
-        min_distance: least distance of a question in tokens (drawn up to the sequence's length).
-        pool: how many names and values are in use; None = all.
-        text: share of sequences that are text alone.
-        text_weight: weight of the mean loss of all other tokens against that of the answers. Names
-            and values of notes cannot be foreseen, so most of that loss is noise as long as a
-            sequence is mostly notes.
+        notes: (fewest, most) names told per sequence.
+        filler: (least, most) share of filler text.
+        copies: share of sequences that are of the copy warm-up.
+        changed: chance that what was told is corrected.
+        untold: share of questions for a name that was never told.
+        text: share of steps that are text alone, in sequences of `Recipe.text_length`.
+        text_weight: weight, in dialogues, of the mean loss of all other tokens against that of the
+            answers. Names and values of notes cannot be foreseen, so most of that loss is noise as
+            long as a sequence is mostly notes.
+        selection: weight of the selection loss.
         until: what the answers' loss, averaged over some AVERAGED steps, has to reach here. The
             stage ends as soon as it does; if it never does, the run starts again with another seed.
-            Whether reading emerges at all is a matter of luck, and all that follows needs it.
-        lr: a constant learning rate for a stage behind the cosine; None: what the cosine says.
+        lr: a constant learning rate for a stage outside the cosine; None: what the cosine says.
     """
 
     tokens: int
@@ -35,10 +36,12 @@ class Stage:
     batch: int
     notes: tuple[int, int]
     filler: tuple[float, float]
-    min_distance: int = 1
-    pool: int | None = None
-    text: float = 0.0
-    text_weight: float = 1.0
+    copies: float = 0.1
+    changed: float = 0.4
+    untold: float = 0.1
+    text: float = 0.45
+    text_weight: float = 0.2
+    selection: float = 0.2
     until: float | None = None
     lr: float | None = None
 
@@ -56,9 +59,13 @@ class Recipe:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
-            to a tenth at the end of the stages that have no rate of their own (a stage that ends
-            early makes this shorter).
-        text_loss_share: share of the non-answer positions whose loss is computed, drawn anew at
+            to a tenth, and stays there. It falls for as many steps as there are in the stages
+            without a rate of their own (a stage that ends early makes this shorter); steps of
+            stages with one count as time that passes.
+        text_length, dropout: of the steps that are text alone.
+        text_kinds: how often each kind of text is taken for them.
+        filler_kinds: how often each is filler of dialogues.
+        text_loss_share: share of a dialogue's other positions whose loss is computed, drawn anew at
             each step. The head is a third of the work of a model this small, and answers are what
             is scarce.
         attempts: how many seeds are tried, from `seed` on, until a stage reaches its `until`; the
@@ -68,38 +75,76 @@ class Recipe:
     model: dict[str, Any]
     stages: tuple[Stage, ...]
     vocab_size: int = 4096
-    peak_lr: float = 4e-3
+    peak_lr: float = 3e-3
     warmup: int = 100
-    weight_decay: float = 0.05
+    weight_decay: float = 0.1
     clip: float = 1.0
+    text_length: int = 256
+    dropout: float = 0.1
+    text_kinds: dict[str, float] = field(
+        default_factory=lambda: {
+            "bible": 0.65,
+            "prose": 0.15,
+            "documentation": 0.1,
+            "licences": 0.02,
+            "code": 0.08,
+        }
+    )
+    filler_kinds: dict[str, float] = field(
+        default_factory=lambda: {
+            "bible": 0.4,
+            "prose": 0.2,
+            "documentation": 0.2,
+            "licences": 0.05,
+            "code": 0.15,
+        }
+    )
     text_loss_share: float = 0.15
-    seed: int = 20240706
-    attempts: int = 12
-    evaluate_every: int = 400
-    distances: tuple[int, ...] = field(default=(32, 128, 256, 512, 1024))
+    seed: int = 7
+    attempts: int = 4
+    evaluate_every: int = 500
+    windows: tuple[int, ...] = (0, 4, 16)  # distances of the recall that the log tells
 
 
 RECIPES = {
     "default": Recipe(
         model={
-            "hidden_size": 128,
-            "intermediate_size": 256,
+            "hidden_size": 192,
+            "intermediate_size": 384,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "num_attention_heads": 6,
             "block_types": ["mamba2", "bmojo"],
             "window": 64,
             "eidetic_size": 256,
-            "initializer_range": 0.06,
+            "initializer_range": 0.05,
         },
         stages=(
-            Stage(2_048_000, 64, 32, (2, 4), (0.0, 0.2), pool=16, text_weight=0.1, until=0.3),
-            Stage(1_024_000, 64, 32, (2, 4), (0.0, 0.2), pool=64, text_weight=0.1, until=0.3),
-            Stage(1_228_800, 128, 16, (4, 8), (0.0, 0.4), text_weight=0.1),
-            Stage(2_457_600, 256, 16, (6, 16), (0.2, 0.7), text_weight=0.2),
-            Stage(3_072_000, 512, 8, (8, 20), (0.3, 0.85), 16, text_weight=0.3),
-            Stage(4_096_000, 1024, 4, (8, 24), (0.5, 0.93), 64, text=0.05, text_weight=0.5),
-            Stage(2_048_000, 1536, 3, (4, 24), (0.6, 0.95), 64, text=0.1, text_weight=0.7),
-            Stage(921_600, 3072, 2, (8, 32), (0.8, 0.97), 64, text_weight=0.3, lr=1e-3),
+            Stage(
+                *(3_000_000, 64, 32, (2, 4), (0.0, 0.2)),
+                copies=0.7,
+                untold=0.0,
+                text=0.0,
+                selection=0.0,
+                until=0.6,
+                lr=4e-3,
+            ),
+            Stage(800_000, 128, 16, (2, 8), (0.0, 0.5)),
+            Stage(1_200_000, 256, 16, (3, 12), (0.2, 0.8)),
+            Stage(2_000_000, 512, 8, (4, 16), (0.3, 0.9)),
+            Stage(1_925_120, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
+            Stage(
+                *(1_105_920, 3072, 2, (3, 10), (0.7, 0.95)),
+                copies=0.2,
+                changed=0.7,
+                text=0.3,
+            ),
+            Stage(
+                *(4_833_280, 512, 8, (1, 6), (0.2, 0.85)),
+                copies=0.25,
+                changed=0.75,
+                untold=0.15,
+                text=0.5,
+            ),
         ),
     ),
 }

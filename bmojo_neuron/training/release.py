@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm import tqdm
 
 from bmojo_neuron import __version__
 from bmojo_neuron.model import default_model_path
-from bmojo_neuron.training.corpus import HELDOUT_BOOKS
-from bmojo_neuron.training.dialogues import read_words
+from bmojo_neuron.training.forms import CORRECTIONS, NOTES, QUESTIONS, shown
 from bmojo_neuron.training.loop import Training
-from bmojo_neuron.training.recall import Recall, measure_all, perplexity
+from bmojo_neuron.training.recall import Cell, Plan, measure, perplexity
+
+WINDOWS = (1, 4, 16, 64, 256)  # distances of the card's recall
 
 _CARD = """\
 ---
@@ -28,21 +28,27 @@ pipeline_tag: text-generation
 tags: [bmojo, state-space-model, long-term-memory]
 ---
 
-# {recipe}: a small B'MOJO model that remembers notes
+# {recipe}: a small B'MOJO model that remembers what it is told
 
-{parameters:,} float32 parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}.
-It reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
-eidetic tokens, which stay until as many others surprise it more; its state does not grow. It knows
-the English of the King James Bible and one skill, which is to recall notes of exactly this form:
+{parameters:,} parameters: layers {layers}, hidden size {hidden}, vocabulary {vocabulary:,}. It
+reads the last {window} tokens, the fading memory of the {window} before them and up to {eidetic}
+eidetic tokens, which stay until as many others surprise it more; its state does not grow. It has
+read the King James Bible, the Jargon File, The Devil's Dictionary, Python's documentation, some
+licences and the source code of its own project, and it has one skill, which is to recall what notes
+tell:
 
     Note: Jane is silver.
-    (other text)
+    (any other text)
     Question: Jane
     Answer: silver.
 
-The value is one of {values} words (`bmojo_neuron/training/values.txt`), the name any word, best one
-of {names} (`names.txt` beside it). Asked for another value, or for a note that it no longer holds,
-it answers with a wrong word of the list. How far back it can answer stands under Evaluation.
+Names and values may be any words, or numbers. What is told anew replaces what was told before
+(`Correction: Jane is gold.`), and a name that was never told is answered by `unknown`. The notes
+and questions that it understands, in capitals or not:
+
+{forms}
+How far back it can answer stands under Evaluation, and at length in `docs/results/recall.md` of the
+repository.
 
 <!-- expect: silver -->
 ```python
@@ -62,20 +68,19 @@ It is a demonstration of its architecture. It is not fit to answer anything else
 ## Training
 
 Made by `bmojo train --recipe {recipe}` of bmojo-neuron {version} in {hours:.1f} hours: {tokens:,}
-tokens in {steps:,} steps, seed {seed}. The text is the King James Version of the Bible, in the
-public domain in most of the world (provenance: `examples/data/README.md` of the repository),
-without the books {books}, which are held out. The dialogues are generated; a tenth of their
-name-value pairs and the held-out names never occurred in them. Each row is a stage of training:
+tokens in {steps:,} steps, seed {seed}. Where the text comes from, and under which terms, stands in
+`examples/data/README.md` of the repository; documents held out from it are named in
+`bmojo_neuron/training/corpus.py`. The dialogues are generated; a tenth of all words, by a fixed
+rule, never stood in a note. Each row is a stage of training:
 
 {stages}
 ## Evaluation
 
-Perplexity of the held-out books, per token: {perplexity:.1f}.
+Perplexity of the held-out books of the Bible, per token: {perplexity:.1f}.
 
-Recall of notes that stand among held-out text, by the distance in tokens from note to answer;
-`off` is the same model with its eidetic memory switched off, `held` the share of notes that stood
-in eidetic memory when they were asked for ({questions} questions for each figure). Farther than the
-last row nothing is claimed here; `benchmarks/recall.py --model DIR` measures up to 65,536 tokens:
+Recall of notes whose words never stood in a note of training, told among text that is held out
+too, by the windows of {window} tokens between note and question; `held`: the share of values that
+stood in eidetic memory when they were asked for ({questions} questions for each figure):
 
 {recall}"""
 
@@ -95,9 +100,7 @@ def release(training: Training, name: str) -> dict[str, Any]:
     """
     model, recipe = training.model, training.recipe
     model.train(False)
-    text = torch.from_numpy(training.heldout.filler).long()
-    cells = measure_all(model, training.heldout, recipe.distances)
-    total = len(recipe.distances) * (4 if model.config.has_eidetic else 2)
+    plan = Plan(WINDOWS, rows=16, untold=4)
     report = {
         "recipe": {"name": name, **asdict(recipe)},
         "parameters": model.num_parameters(),
@@ -110,8 +113,10 @@ def release(training: Training, name: str) -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "perplexity": perplexity(model, text),
-        "recall": [asdict(cell) for cell in tqdm(cells, "measuring recall", total, leave=False)],
+        "perplexity": perplexity(model, training.heldout.text),
+        "recall": [
+            asdict(cell) for cell in measure(model, training.source, training.heldout, plan)
+        ],
     }
     folder = training.out / "model"
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,11 +143,13 @@ def model_card(report: dict[str, Any], config: Any) -> str:
         tokens=report["tokens"],
         steps=report["steps"],
         seed=report["seed"],
-        values=len(read_words("values")),
-        names=len(read_words("names")),
-        books=", ".join(sorted(HELDOUT_BOOKS)),
+        forms="".join(
+            f"    {shown(form)}\n"
+            for forms in (NOTES, CORRECTIONS[-2:], QUESTIONS)
+            for form, _ in forms
+        ),
         stages=_table(
-            ["tokens", "sequence", "batch", "notes", "filler", "least distance"],
+            ["tokens", "sequence", "batch", "names", "filler", "text alone"],
             [
                 [
                     f"{stage['tokens']:,}",
@@ -150,37 +157,33 @@ def model_card(report: dict[str, Any], config: Any) -> str:
                     f"{stage['batch']}",
                     "{} to {}".format(*stage["notes"]),
                     "{:.0%} to {:.0%}".format(*stage["filler"]),
-                    f"{stage['min_distance']}",
+                    f"{stage['text']:.0%}",
                 ]
                 for stage in recipe["stages"]
             ],
         ),
         perplexity=report["perplexity"],
         questions=report["recall"][0]["questions"],
-        recall=recall_table([Recall(**cell) for cell in report["recall"]], config.window),
+        recall=recall_table([Cell(**cell) for cell in report["recall"]]),
     )
 
 
-def recall_table(cells: list[Recall], window: int) -> str:
-    """Recall by distance as a Markdown table: known names and held-out ones, memory on and off."""
-
-    def show(distance: int, split: str, eidetic: bool, held: bool = False) -> str:
-        key = (distance, split, eidetic)
-        for cell in cells:
-            if (cell.distance, cell.split, cell.eidetic) == key:
-                share = cell.held if held else cell.accuracy
-                return "-" if share is None else f"{share:.1%}"
-        return "-"
-
-    header = ["tokens", "windows", "recall", "off", "held", "held-out names", "off", "held"]
-    rows = []
-    for distance in sorted({cell.distance for cell in cells}):
-        row = [f"{distance:,}", f"{distance / window:g}"]
-        for split in ("heldout_pairs", "heldout_names"):
-            row += [show(distance, split, True), show(distance, split, False)]
-            row.append(show(distance, split, True, held=True))
-        rows.append(row)
-    return _table(header, rows)
+def recall_table(cells: list[Cell]) -> str:
+    """Recall by distance as a Markdown table: told names, whether they were held, untold ones."""
+    unknown = {cell.windows: f"{cell.right:.1%}" for cell in cells if cell.asked == "untold"}
+    return _table(
+        ["windows", "told", "held", "untold: unknown"],
+        [
+            [
+                f"{cell.windows:,}",
+                f"{cell.right:.1%}",
+                "-" if cell.held is None else f"{cell.held:.1%}",
+                unknown.get(cell.windows, "-"),
+            ]
+            for cell in cells
+            if cell.asked == "told"
+        ],
+    )
 
 
 def install(run: Path, target: Path | None = None) -> Path:

@@ -17,7 +17,10 @@ from nki_kernels.simulator.dtypes import Array
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of the engines. `kind`: arithmetic, compare, logical, bitwise or function."""
+    """An operator of the engines.
+
+    `kind`: arithmetic, compare, logical, bitwise, function or bypass.
+    """
 
     name: str
     arity: int
@@ -35,8 +38,9 @@ class Operator:
         return result
 
 
-def _abs(pick: Any) -> Callable[[Array, Array], Array]:
-    return lambda a, b: pick(np.abs(a), np.abs(b))
+def _by_size(larger: Any) -> Callable[[Array, Array], Array]:
+    """The operand of the larger (or smaller) magnitude with its sign; the second of equal ones."""
+    return lambda a, b: np.where(larger(np.abs(a), np.abs(b)), a, b)
 
 
 def _erf(x: Array) -> Array:
@@ -85,8 +89,8 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "power": np.power,
     "mod": np.mod,
     "fmod": np.fmod,
-    "abs_max": _abs(np.maximum),
-    "abs_min": _abs(np.minimum),
+    "abs_max": _by_size(np.greater),
+    "abs_min": _by_size(np.less),
 }
 _COMPARE = {
     "equal": np.equal,
@@ -108,7 +112,7 @@ _BITWISE = {
     "left_shift": np.left_shift,
     "right_shift": np.right_shift,
 }
-_FUNCTIONS: dict[str, Callable[[Array], Any]] = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "copy": lambda x: x,
     "exp": np.exp,
     "log": np.log,
@@ -145,6 +149,7 @@ _FUNCTIONS: dict[str, Callable[[Array], Any]] = {
     "tanh_dx": lambda x: 1 - np.tanh(x) ** 2,
     "sigmoid_dx": lambda x: _sigmoid(x) * (1 - _sigmoid(x)),
     "logical_not": np.logical_not,
+    "prelu": lambda x, slope=0.0: np.where(x > 0, x, slope * x),
 }
 
 
@@ -165,6 +170,7 @@ OPERATORS = {
         for name, f in _FUNCTIONS.items()
     },
     "invert": Operator("invert", 1, "bitwise", np.invert),
+    "bypass": Operator("bypass", 1, "bypass", lambda x: x),
 }
 _NUMPY_NAMES = {"true_divide": "divide", "remainder": "mod", "absolute": "abs", "float_power": ""}
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nki_kernels.simulator.dtypes import Array
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 VERSIONS = ("0.3", "0.4", "0.5", "0.6", "0.7")
 FRONTENDS = ("parser", "tracer")
+BACKENDS = ("simulator", "vendor")
+BACKEND_VARIABLE = "NKI_SIMULATOR_BACKEND"  # what `install()` and sessions take by default
+SWITCH_VARIABLE = "NKI_SIMULATOR"  # "1": a call of the vendor's kernel simulates
+MARK = "__simulated__"  # of the module that `install()` makes
 TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
+FRONTEND_VARIABLE = "NKI_COMPILER_FRONTEND"  # "custom": the parser, in 0.7 too
 
 
 @dataclass
@@ -40,7 +45,9 @@ class Core:
     count: int = 1
     ndim: int = 0  # dimensions of the launch grid: 0 without one
     registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
+    random: dict[Engine, Array] = field(default_factory=dict)  # state of the random generators
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
+    loop: Line | None = None  # the run-time loop that runs
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
     shared_used: int = 0
     mail: dict[tuple[int, int, int], Array] = field(default_factory=dict)  # sendrecv
@@ -54,8 +61,10 @@ class Session:
     nki: str
     strict: bool
     frontend: str
+    backend: str = "simulator"
     ledger: Ledger = field(default_factory=Ledger)
     warned: set[tuple[str, str]] = field(default_factory=set)
+    linted: set[object] = field(default_factory=set)  # kernels with the types of their arguments
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -72,6 +81,8 @@ class Session:
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
 _core: ContextVar[Core | None] = ContextVar("core", default=None)
 _op = threading.local()
+_backend: str | None = None
+_warned: set[tuple[str, str]] = set()
 
 
 def make(
@@ -79,6 +90,7 @@ def make(
     nki: str = VERSIONS[-1],
     strict: bool = False,
     frontend: str | None = None,
+    backend: str | None = None,
 ) -> Session:
     """A session; see `session`."""
     target = target or os.environ.get(TARGET_VARIABLE) or "trn3"
@@ -86,10 +98,28 @@ def make(
         raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
     if nki not in VERSIONS:
         raise ValueError(f"nki: expected one of {', '.join(VERSIONS)}, got {nki!r}")
-    frontend = frontend or ("tracer" if nki >= "0.7" else "parser")
+    old = nki < "0.7" or os.environ.get(FRONTEND_VARIABLE) in ("custom", "parser")
+    frontend = frontend or ("parser" if old else "tracer")
     if frontend not in FRONTENDS:
         raise ValueError(f"frontend: expected one of {', '.join(FRONTENDS)}, got {frontend!r}")
-    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend)
+    if frontend == "tracer" and nki < "0.6":
+        raise ValueError(f"frontend: expected 'parser' before NKI 0.6, got 'tracer' for {nki}")
+    chosen = choose_backend(backend or _backend)
+    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend, chosen)
+
+
+def choose_backend(name: str | None) -> str:
+    """The backend of that name, of the environment, else the simulator."""
+    name = name or os.environ.get(BACKEND_VARIABLE) or BACKENDS[0]
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def set_backend(name: str | None) -> None:
+    """What sessions take from here on; None: the environment's."""
+    global _backend
+    _backend = name
 
 
 @contextmanager
@@ -98,6 +128,7 @@ def session(
     nki: str = VERSIONS[-1],
     strict: bool = False,
     frontend: str | None = None,
+    backend: str | None = None,
 ) -> Iterator[Session]:
     """Run the kernels of the block for one target and version of NKI.
 
@@ -106,9 +137,12 @@ def session(
             NEURON_PLATFORM_TARGET_OVERRIDE, else trn3, as in the vendor's simulator.
         nki: 0.3 to 0.7.
         strict: also refuse what the vendor's simulator lets pass (mode `strict` of the rules).
-        frontend: which Python a kernel may use: "parser" (before 0.7) or "tracer".
+        frontend: which Python a kernel may use: "parser" (default before 0.7, and where the
+            environment says NKI_COMPILER_FRONTEND=custom) or "tracer" (from 0.6).
+        backend: "simulator", or "vendor": kernels run through the vendor's own `nki.simulate`.
+            That of `install()` unless given.
     """
-    with using(make(target, nki, strict, frontend)) as made:
+    with using(make(target, nki, strict, frontend, backend)) as made:
         yield made
 
 
@@ -117,14 +151,31 @@ def using(made: Session) -> Iterator[Session]:
     """Run the kernels of the block in a session made before."""
     token = _session.set(made)
     try:
-        yield made
+        with environment(made):
+            yield made
     finally:
         _session.reset(token)
 
 
+@contextmanager
+def environment(made: Session) -> Iterator[None]:
+    """What the vendor's simulator reads from the environment, where it is the backend."""
+    vendor = made.backend == "vendor"
+    given = {TARGET_VARIABLE: made.generation.name, SWITCH_VARIABLE: "1"} if vendor else {}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def current() -> Session:
-    """The session in force, or a default one."""
-    return _session.get() or make()
+    """The session in force, or a default one, which warns once per process."""
+    return _session.get() or replace(make(), warned=_warned)
 
 
 @contextmanager
@@ -145,6 +196,20 @@ def core() -> Core:
         refuse("session", "", "a running kernel", "a call from outside")
         raise AssertionError
     return found
+
+
+def enter_loop(op: str) -> None:
+    """A run-time loop begins; the device has no second one inside it."""
+    here = core()
+    if here.loop is not None:
+        expected = "one run-time loop at a time: unroll one of them with range()"
+        refuse("nested-loop", "", expected, f"a loop inside that of {text(here.loop)}", op)
+    here.loop = kernel_line()
+
+
+def leave_loop() -> None:
+    """The run-time loop has ended."""
+    core().loop = None
 
 
 def in_kernel() -> bool:

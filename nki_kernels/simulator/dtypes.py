@@ -52,6 +52,7 @@ bfloat16 = Dtype("bfloat16", ml_dtypes.bfloat16, "float")
 float16 = Dtype("float16", np.float16, "float")
 float8_e4m3 = Dtype("float8_e4m3", ml_dtypes.float8_e4m3, "float")
 float8_e4m3fn = Dtype("float8_e4m3fn", ml_dtypes.float8_e4m3fn, "float")
+float8_e8m0fnu = Dtype("float8_e8m0fnu", ml_dtypes.float8_e8m0fnu, "float")  # MX scales
 float8_e5m2 = Dtype("float8_e5m2", ml_dtypes.float8_e5m2, "float")
 int8 = Dtype("int8", np.int8, "int")
 int16 = Dtype("int16", np.int16, "int")
@@ -62,7 +63,7 @@ uint16 = Dtype("uint16", np.uint16, "uint")
 uint32 = Dtype("uint32", np.uint32, "uint")
 bool_ = Dtype("bool_", np.bool_, "bool")
 
-# Four MX elements in one; named for kernels that compare dtypes, tiles of them are not simulated.
+# Four MX elements in one, the first in the lowest bits.
 float8_e4m3fn_x4 = Dtype("float8_e4m3fn_x4", np.uint32, "packed")
 float8_e5m2_x4 = Dtype("float8_e5m2_x4", np.uint32, "packed")
 float4_e2m1fn_x4 = Dtype("float4_e2m1fn_x4", np.uint16, "packed")
@@ -70,7 +71,7 @@ PACKED = (float8_e4m3fn_x4, float8_e5m2_x4, float4_e2m1fn_x4)
 
 ALL = (
     *(float32, tfloat32, bfloat16, float16, float8_e4m3, float8_e4m3fn, float8_e5m2),
-    *(int8, int16, int32, int64, uint8, uint16, uint32, bool_),
+    *(float8_e8m0fnu, int8, int16, int32, int64, uint8, uint16, uint32, bool_),
 )
 FLOATS = frozenset(dtype for dtype in ALL if dtype.is_float)
 INTEGERS = frozenset(dtype for dtype in ALL if dtype.kind in ("int", "uint"))

@@ -3,14 +3,18 @@
 NkiError
   NkiValidationError   (ValueError)           a rule of `rules.RULES` was broken
     NkiNameError       (AttributeError)       a name that this version of NKI does not have
+    NkiTypeError       (TypeError)            a run-time value where Python needs to know it
   NkiNotSimulated      (NotImplementedError)  exists on the device, not here
   NkiInstallError      (ImportError)          `install()` would shadow a real installation
 NkiWarning             (UserWarning)          a strict rule was broken in a session that is not
 """
 
+import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 PACKAGE = str(Path(__file__).parent)
 Line = tuple[str, int]  # file, line
@@ -38,6 +42,10 @@ class NkiValidationError(NkiError, ValueError):
 
 class NkiNameError(NkiValidationError, AttributeError):
     """A name that this version of NKI does not have."""
+
+
+class NkiTypeError(NkiValidationError, TypeError):
+    """A value that exists only at run time was needed while the kernel is built."""
 
 
 class NkiNotSimulated(NkiError, NotImplementedError):
@@ -73,3 +81,29 @@ def without_simulator_frames(trace: TracebackType | None) -> TracebackType | Non
     if trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
         return rest
     return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
+
+
+def entry(launch: Callable[..., tuple[Any, Exception | None]], line: Line, name: str) -> Any:
+    """`launch` as a function that raises the error it hands back.
+
+    A frame of the function that raises is always part of a traceback; this one is compiled as if it
+    stood at `line`, the kernel's definition, so that a traceback shows the caller, then the kernel.
+    """
+    source = """
+def entry(*args, **kwargs):
+    __tracebackhide__ = True
+    result, error = launch(*args, **kwargs)
+    if error is not None:
+        raise error
+    return result
+"""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt | ast.expr | ast.arg):
+            node.lineno = node.end_lineno = line[1]
+            node.col_offset = node.end_col_offset = 0
+    members: dict[str, Any] = {"launch": launch}
+    exec(compile(tree, line[0], "exec"), members)
+    made = members["entry"]
+    made.__code__ = made.__code__.replace(co_name=name, co_qualname=name)
+    return made

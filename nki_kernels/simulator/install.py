@@ -6,12 +6,10 @@ import sys
 import types
 from typing import Any
 
-from nki_kernels.simulator import dtypes, isa, kernel, language, nki_typing
-from nki_kernels.simulator.context import VERSIONS
+from nki_kernels.simulator import context, dtypes, isa, kernel, language, nki_typing
+from nki_kernels.simulator.context import MARK, VERSIONS
 from nki_kernels.simulator.errors import NkiError, NkiInstallError, NkiValidationError
 from nki_kernels.simulator.tensor import NkiTensor
-
-MARK = "__simulated__"
 
 
 def _module(name: str, members: dict[str, Any]) -> types.ModuleType:
@@ -22,7 +20,7 @@ def _module(name: str, members: dict[str, Any]) -> types.ModuleType:
 
 def modules() -> dict[str, types.ModuleType]:
     """The modules by the name under which kernels import them."""
-    kinds = {dtype.name: dtype for dtype in dtypes.ALL}
+    kinds = {dtype.name: dtype for dtype in dtypes.ALL + dtypes.PACKED}
     enums = {name: getattr(isa, name) for name in dir(isa.enums) if not name.startswith("_")
              and hasattr(isa, name)}  # fmt: skip
     found = {
@@ -70,12 +68,22 @@ def real_installation() -> str | None:
     return str(getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ["nki"]))))
 
 
-def install(*, shadow: bool = False) -> Any:
+def install(*, shadow: bool = False, backend: str | None = None) -> Any:
     """Put the simulator under the name `nki` into `sys.modules` and return it.
 
+    Args:
+        shadow: also where a real `nki` can be imported.
+        backend: "vendor" returns the real `nki` instead; sessions run kernels through its own
+            simulator. Without an argument the environment's NKI_SIMULATOR_BACKEND, else
+            "simulator".
+
     Raises:
-        NkiInstallError: a real `nki` can be imported, and `shadow` is not set.
+        NkiInstallError: a real `nki` can be imported, and `shadow` is not set; or there is none
+            for "vendor".
     """
+    if context.choose_backend(backend) == "vendor":
+        return _vendor()
+    context.set_backend(backend)
     if installed():
         return sys.modules["nki"]
     real = None if shadow else real_installation()
@@ -89,7 +97,21 @@ def install(*, shadow: bool = False) -> Any:
     return sys.modules["nki"]
 
 
+def _vendor() -> Any:
+    if installed():
+        uninstall()
+    if real_installation() is None:
+        raise NkiInstallError(
+            "nki: expected the vendor's package for backend='vendor', found none or a placeholder; "
+            "install it from the vendor's index, or leave backend out"
+        )
+    importlib.import_module("nki.isa")
+    context.set_backend("vendor")
+    return sys.modules["nki"]
+
+
 def uninstall() -> None:
     """Forget every module named `nki`, so that the next import looks for an installation."""
+    context.set_backend(None)
     for name in [name for name in sys.modules if name == "nki" or name.startswith("nki.")]:
         del sys.modules[name]

@@ -173,7 +173,7 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     for argument, operand in spec.operands.items():
         _check_operand(call, argument, operand)
     call.engine = _engine(call)
-    if "engine" in call.arguments:
+    if "engine" in call.arguments and call.engine is not Engine.dma:  # a DMA's only starts it
         call.arguments["engine"] = call.engine
     _check_reach(call)
     for argument, allowed in spec.operators.items():

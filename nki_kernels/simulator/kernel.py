@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import context, dtypes
+from nki_kernels.simulator import context, dtypes, lint, vendor
 from nki_kernels.simulator.context import Core, Session, refuse
 from nki_kernels.simulator.dtypes import Array
-from nki_kernels.simulator.errors import Line, kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.errors import entry, kernel_line, text, without_simulator_frames
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.launch import Lane, lockstep
-from nki_kernels.simulator.ledger import footprint
+from nki_kernels.simulator.ledger import Event, footprint
+from nki_kernels.simulator.lint.sources import plain
 from nki_kernels.simulator.memory import Buffer, Storage
 from nki_kernels.simulator.tensor import NkiTensor
+
+OPTIONS = {"compile_config", "specialization_config"}  # of 0.7
+OPTIONS |= {"debug_kernel", "experimental_flags", "mode", "platform_target", "show_compiler_tb"}
 
 
 class Kernel:
@@ -24,28 +28,45 @@ class Kernel:
     `kernel[2](...)` runs it on two cores that share HBM inputs and `shared_hbm` outputs.
     """
 
-    def __init__(self, function: Callable[..., Any], grid: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        grid: tuple[int, ...] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.grid = function, grid
+        self.function, self.grid, self.options = function, grid, options or {}
+        self.name = getattr(function, "__name__", "kernel")
+        code = getattr(plain(function), "__code__", None)
+        self.line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
+        self._entry = entry(self._launch, self.line, self.name)
 
     def __getitem__(self, grid: int | Sequence[int]) -> "Kernel":
-        return Kernel(self.function, (grid,) if isinstance(grid, int) else tuple(grid))
+        return Kernel(
+            self.function, (grid,) if isinstance(grid, int) else tuple(grid), self.options
+        )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        if context.in_kernel():
-            return self.function(*args, **kwargs)
+    @property
+    def __call__(self) -> Any:
+        """A property, so that no frame of this file lies between the caller and the kernel."""
+        return self.function if context.in_kernel() else self._entry
+
+    def _launch(self, *args: Any, **kwargs: Any) -> tuple[Any, Exception | None]:
         try:
-            return run(self, args, kwargs)
+            return run(self, args, kwargs), None
         except Exception as error:
-            raise error.with_traceback(without_simulator_frames(error.__traceback__)) from None
+            return None, error.with_traceback(without_simulator_frames(error.__traceback__))
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Make a kernel of a function; options of the compiler are accepted and have no effect."""
+    """Make a kernel of a function. The compiler's options have no effect, and a run says so."""
+    unknown = options.keys() - OPTIONS
+    if unknown:
+        expected = f"options among {', '.join(sorted(OPTIONS))}"
+        refuse("signature", "", expected, ", ".join(sorted(unknown)), "nki.jit")
     if function is None:
         return functools.partial(jit, **options)
-    return function if isinstance(function, Kernel) else Kernel(function)
+    return function if isinstance(function, Kernel) else Kernel(function, options=options)
 
 
 def simulate(kernel: Callable[..., Any]) -> Kernel:
@@ -55,18 +76,30 @@ def simulate(kernel: Callable[..., Any]) -> Kernel:
 
 def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """One launch: bind, run every core, check capacity and outputs, hand arrays back."""
-    session = context.current()
-    name = getattr(kernel.function, "__name__", "kernel")
+    session, name, line = context.current(), kernel.name, kernel.line
     context.set_op(name)
-    bound = inspect.signature(kernel.function).bind(*args, **kwargs)
+    try:
+        bound = inspect.signature(kernel.function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}() {error}") from None
+    for option, given in kernel.options.items():
+        refuse("jit-option", option, "no option: it has no effect here", given, "nki.jit", line)
+    read = (kernel.function, *map(type, bound.arguments.values()))
+    if read not in session.linted:
+        for finding in lint.findings(kernel.function, session, bound.arguments.values()):
+            refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
+        session.linted.add(read)
+    if session.backend == "vendor":
+        return vendor.run(kernel.function, kernel.grid, session, bound.args, bound.kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
     for argument, value in bound.arguments.items():
         mutable = "mutable" in str(annotations.get(argument, ""))
+        if isinstance(value, list) and session.frontend == "parser":
+            refuse("list-argument", argument, "a tuple", "a list", line=line)
         bound.arguments[argument] = _tensors(value, argument, mutable, copies)
-    code = getattr(kernel.function, "__code__", None)
-    line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
     cores = _cores(session, kernel.grid)
+    first = len(session.ledger.events)
     session.ledger.launch(len(cores))
 
     def body(core: Core, lane: Lane | None) -> Any:
@@ -75,7 +108,7 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             context.set_op(name)
             result = kernel.function(*bound.args, **bound.kwargs)
             context.set_op(name)
-            _check_capacity(session, core, line)
+            _check_capacity(session, core)
             return result
 
     if len(cores) == 1:
@@ -84,7 +117,8 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         result = lockstep([functools.partial(body, core) for core in cores], line)[0]
     context.set_op(name)
     with context.running(session, cores[0]):
-        arrays = _arrays(result, line)
+        _check_returned(session.ledger.events[first:], cores[0], result)
+        arrays = _arrays(result)
     for original, copy in copies:
         if original.flags.writeable:
             original[...] = copy
@@ -132,24 +166,46 @@ def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Arr
     return NkiTensor(storage, dtype, array.shape, strides)
 
 
-def _arrays(value: Any, line: Line) -> Any:
+def _check_returned(events: Sequence[Event], core: Core, result: Any) -> None:
+    """A kernel that returns nothing and changes no input has worked for nothing."""
+    if result is not None:
+        return
+    outputs = {tensor.storage.serial: tensor.storage for tensor in core.shared}
+    written = [
+        access.storage for event in events for access in event.writes if not access.buffer.on_chip
+    ]
+    lost = [outputs[serial].line for serial in written if serial in outputs]
+    if lost and len(lost) == len(written):
+        expected = "a kernel that returns its shared_hbm outputs"
+        refuse("no-output", "return", expected, "None; what was written is lost", line=lost[0])
+
+
+def _arrays(value: Any) -> Any:
     """The result with tensors as arrays."""
     if isinstance(value, (list, tuple, dict)):
-        return _same_container(value, lambda item: _arrays(item, line))
+        return _same_container(value, _arrays)
     if not isinstance(value, NkiTensor):
         return value
     if value.on_chip:
         expected = "a tensor in shared_hbm: copy it there with dma_copy"
-        refuse("buffer", "return", expected, value, line=line)
+        refuse("buffer", "return", expected, value, line=value.storage.line)
     if value.buffer is not Buffer.shared_hbm and not value.storage.is_input:
-        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=line)
+        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=value.storage.line)
+    defined = value.storage.defined
+    if defined is not None and not defined.any():
+        expected = "an output that an instruction wrote"
+        refuse("output-unwritten", "return", expected, value, line=value.storage.line)
     if not value.is_defined():
         expected = "an output that was written wholly"
-        refuse("read-undefined", "return", expected, f"{value!r}, partly or not", line=line)
+        refuse(
+            *("read-undefined", "return", expected, f"{value!r}, partly written"),
+            line=value.storage.line,
+        )
     return value.array().copy()
 
 
-def _check_capacity(session: Session, core: Core, line: Line) -> None:
+def _check_capacity(session: Session, core: Core) -> None:
+    """At the busiest moment; the line is that of the largest tile."""
     generation = session.generation
     for buffer, rule, limit in (
         (Buffer.sbuf, "sbuf-capacity", generation.sbuf_nominal),
@@ -165,4 +221,4 @@ def _check_capacity(session: Session, core: Core, line: Line) -> None:
             )
             live = f"{peak} bytes in {len(tiles)} live tiles, the largest: {listed}"
             expected = f"<= {limit} bytes per partition on {generation.name}"
-            refuse(rule, "", expected, live, line=line)
+            refuse(rule, "", expected, live, line=largest[0].line)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nki_kernels.simulator.context import refuse
-from nki_kernels.simulator.errors import Line
+from nki_kernels.simulator.errors import Line, kernel_line
 
 
 class _Abandoned(BaseException):
@@ -24,6 +24,7 @@ class Lane:
         self.finished = self._abandoned = False
         self.error: BaseException | None = None
         self.result: Any = None
+        self.line: Line | None = None  # where it waits
         run = contextvars.copy_context().run
         self.thread = threading.Thread(target=run, args=(self._run, body), daemon=True)
         self.thread.start()
@@ -45,6 +46,7 @@ class Lane:
 
     def wait(self) -> None:
         """Called by the core: let the others come to their barrier."""
+        self.line = kernel_line()
         self._rest.release()
         self._go.acquire()
         if self._abandoned:
@@ -71,7 +73,8 @@ def lockstep(bodies: Sequence[Callable[[Lane], Any]], line: Line) -> list[Any]:
             if 0 < len(ended) < len(lanes):
                 expected = "every core to reach the same barriers"
                 got = f"core {ended[0]} ended while another waits"
-                refuse("core-barrier", "", expected, got, line=line)
+                waits = next(lane.line for lane in lanes if not lane.finished)
+                refuse("core-barrier", "", expected, got, line=waits or line)
         return [lane.result for lane in lanes]
     finally:
         for lane in lanes:

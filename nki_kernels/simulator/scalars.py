@@ -6,6 +6,7 @@ import numpy as np
 
 from nki_kernels.simulator.context import current, refuse
 from nki_kernels.simulator.dtypes import Array
+from nki_kernels.simulator.errors import NkiTypeError
 
 
 class RuntimeScalar:
@@ -25,9 +26,15 @@ class RuntimeScalar:
         return refuse(
             *("tensor-value", "", "a compile-time value in Python control flow, int() or range()"),
             *(f"a run-time {type(self).__name__}", type(self).__name__),
+            kind=NkiTypeError,
         )
 
     __bool__ = __int__ = __index__ = __float__ = __len__ = __iter__ = _refused
+    __lt__ = __le__ = __gt__ = __ge__ = _refused
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False if other is None else bool(self._refused())
 
 
 class VirtualRegister(RuntimeScalar):

@@ -106,12 +106,16 @@ class NkiTensor(Views):
 
     def read32(self, argument: str = "") -> Array:
         """The elements as float32: how the engines compute."""
+        if self.dtype.kind == "packed":
+            refuse("dtype", argument, "one element per value: nisa.nc_matmul_mx unpacks", self)
         values = self.read(argument)
         return values if values.dtype == np.float32 else values.astype(np.float32)
 
     def write(self, values: Array) -> None:
         """Round `values` (same number of elements) to the dtype and store them."""
         here = self.resolve()
+        if self.dtype.kind == "packed" and values.dtype.kind not in "iu":
+            refuse("dtype", "dst", f"{self.dtype} as it is stored: nisa.quantize_mx packs", self)
         rounded = cast(np.asarray(values), self.dtype)
         if rounded.shape != here.shape and rounded.size == here.size:
             rounded = rounded.reshape(here.shape)
@@ -149,6 +153,9 @@ class NkiTensor(Views):
         return bool(
             refuse("tensor-value", "", "a compile-time value", f"the truth of {self!r}", "bool")
         )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return refuse("tensor-value", "", "nl or nisa, not numpy", repr(self), "numpy")
 
     def __iter__(self) -> Any:
         return refuse("tensor-value", "", "an index or a slice", f"a loop over {self!r}", "iter")

@@ -1,7 +1,6 @@
 """`bmojo convert` and `bmojo inspect`: there and back is the identity; what is broken is named."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from bmojo_neuron import BMojoConfig, BMojoForCausalLM
+from bmojo_neuron import BMojoForCausalLM
 from bmojo_neuron.checkpoints.convert import convert
 from bmojo_neuron.checkpoints.hybrid_qwen3 import read_config, write_config
-from bmojo_neuron.checkpoints.loading import load_checkpoint
+from bmojo_neuron.checkpoints.loading import Checkpoint, load_checkpoint
 from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from bmojo_neuron.inspect import inspect
 from bmojo_neuron.model import default_model_path
 from bmojo_neuron.state import state_bytes
-from tests.checkpoints.test_golden import GOLDEN
 from tests.model.batches import uncached
 from tests.model.conftest import random_ids, tiny_config, tiny_model
 
@@ -93,82 +91,6 @@ def test_a_format_that_cannot_hold_a_model_says_so_and_writes_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("mamba2_num_heads", 8),
-        ("mamba2_num_x_heads", 4),
-        ("mamba2_num_c_heads", 2),
-        ("mamba2_head_dim", 16),
-        ("mamba2_conv_bias", False),
-        ("mamba2_proj_bias", True),
-        ("mamba2_dt_max", 0.1),
-        ("mamba2_norm_groups", 1),
-        ("mamba2_norm_eps", 1e-3),
-        ("intermediate_size", 0),
-        ("qk_norm", False),
-        ("mlp_bias", True),
-    ],
-)
-def test_a_field_that_a_format_fixes_must_have_its_value(name, value, tmp_path):
-    tiny_model("mamba2", **{name: value}).save_pretrained(tmp_path / "ours")
-    with pytest.raises(ValueError, match=rf"^{name}: expected .*hybrid_qwen3.*, got {value}$"):
-        convert(tmp_path / "ours", tmp_path / "new", "hybrid_qwen3")
-    assert not (tmp_path / "new").exists()
-
-
-# Another value of each field than the default's, where the format could hold it at all.
-OTHER = {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-    "dtype": "bfloat16",
-    "bos_token_id": 3,
-    "eos_token_id": 4,
-    "pad_token_id": 5,
-    "mixer": "gdn",
-    "mamba2_dt_max": 0.5,
-    "vocab_size": 51,
-    "hidden_size": 48,
-}
-OF_ITS_OWN = ("block_types", "num_hidden_layers")  # the pattern, tested above
-NOT_OF_THE_MODEL = ("eidetic_", "innovation_", "selection_", "mamba_")  # no layer here reads them
-
-
-@pytest.mark.parametrize("mixer", ["mamba2", "gdn", "gka"])
-def test_each_field_survives_or_is_refused_by_name(mixer):
-    """So nothing that changes what the model computes is lost without a word."""
-    base = {"block_types": ["attention", "bmojo_f", "sliding_attention"], "mixer": mixer}
-    base |= {"num_hidden_layers": 3, "eidetic_size": 0, "sliding_window": 8}
-    mixers = {"mamba2_", "gdn_", "gka_"} - {f"{mixer}_"}  # of other mixers: no layer reads them
-    config = tiny_config("bmojo_f", **base)
-    assert read_config(write_config(config)) is not None
-    survived, refused = set(), set()
-    for name, value in config.to_dict().items():
-        unread = name.startswith((*NOT_OF_THE_MODEL, *mixers))
-        if name not in BMojoConfig.__annotations__ or name in OF_ITS_OWN or unread:
-            continue
-        if type(value) is bool:
-            other: object = not value
-        elif name in OTHER:
-            other = OTHER[name]
-        elif type(value) in (int, float):
-            other = value * 2
-        else:
-            continue
-        try:
-            changed = tiny_config("bmojo_f", **(base | {name: other}))
-        except ValueError:
-            continue  # not without other changes
-        try:
-            back = read_config(write_config(changed))
-        except ValueError as error:
-            refused.add(name if name in str(error) else str(error))
-            continue
-        assert getattr(back, name) == getattr(changed, name), name
-        survived.add(name)
-    assert {"window", "sliding_window", "attention_bias", "rms_norm_eps"} <= survived
-    assert {"qk_norm", "mlp_bias"} <= refused <= BMojoConfig.__annotations__.keys()
-
-
 def test_a_target_that_holds_something_is_left_alone(saved, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
@@ -177,57 +99,7 @@ def test_a_target_that_holds_something_is_left_alone(saved, tmp_path):
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine"]
 
 
-# Fused for training
-
-FUSED = {"*": "*DA", "M2": "M2*", "SWA": "SWA*", "GDN": "GDN*", "GKA": "GKA*", "BMF": "BMF*"}
-GOLDENS = ("dev_m2", "dev_gdn", "dev_gka", "dev_swa", "dev_mix", "dev_bmf_gka")
-
-
-def fused(golden: Path, path: Path, letters: dict[str, str]) -> Path:
-    """A golden checkpoint with an attention more in each layer that `letters` fuses."""
-    shutil.copytree(golden, path)
-    given = json.loads((path / "config.json").read_text())
-    pattern = given["hybrid_override_pattern"].split("-")
-    tensors = load_file(path / "model.safetensors")
-    for i, token in enumerate(pattern):
-        extra = "dual_attn" if token == "*" else "self_attn"
-        for x in "qkvo" if letters[token] != token else "":
-            tensors[f"model.layers.{i}.{extra}.{x}_proj.weight"] = torch.randn(4, 4)
-        pattern[i] = letters[token]
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    edit(path, hybrid_override_pattern="-".join(pattern), layer_types=pattern)
-    return path
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
-@pytest.mark.parametrize("name", GOLDENS)
-def test_unfused_it_is_the_checkpoint_without_the_attention_of_training(name, tmp_path):
-    path = fused(GOLDEN / name, tmp_path / "fused", FUSED)
-    with pytest.raises(ValueError, match="bmojo convert SRC DST --unfuse"):
-        load_checkpoint(path)
-    done = CliRunner().invoke(
-        app, ["convert", str(path), str(tmp_path / "out"), "--to", "hybrid_qwen3", "--unfuse"]
-    )
-    assert done.exit_code == 0, done.output
-    assert_same_tensors(GOLDEN / name, tmp_path / "out")
-    convert(path, tmp_path / "ours", unfuse=True)
-    ids = random_ids(1, 40)
-    expected = uncached(load_checkpoint(GOLDEN / name), ids)
-    torch.testing.assert_close(uncached(load_checkpoint(tmp_path / "ours"), ids), expected)
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
-def test_of_two_mixers_the_user_says_which_stays(tmp_path):
-    path = fused(GOLDEN / "dev_gka", tmp_path / "fused", {"*": "*", "GKA": "GDN>GKA"})
-    with pytest.raises(ValueError, match="write the one that shall stay, GDN or GKA"):
-        load_checkpoint(path)
-    with pytest.raises(ValueError, match="write the one that shall stay, GDN or GKA"):
-        convert(path, tmp_path / "out", unfuse=True)
-    given = json.loads((path / "config.json").read_text())
-    pattern = given["hybrid_override_pattern"].replace("GDN>GKA", "GKA")
-    edit(path, hybrid_override_pattern=pattern)
-    convert(path, tmp_path / "out", "hybrid_qwen3", unfuse=True)
-    assert_same_tensors(GOLDEN / "dev_gka", tmp_path / "out")
+# Fused for training; see test_unfuse.py too
 
 
 def test_unfusing_leaves_out_nothing_else(theirs, tmp_path):
@@ -244,6 +116,95 @@ def test_unfusing_leaves_out_nothing_else(theirs, tmp_path):
 def test_only_hybrid_qwen3_is_unfused(saved, tmp_path):
     with pytest.raises(ValueError, match=r"unfuse: expected a hybrid_qwen3 directory.*got 'bmojo'"):
         convert(saved, tmp_path / "out", unfuse=True)
+
+
+# Several at once, and what lies about
+
+
+def test_nothing_beside_the_target_is_touched(saved, tmp_path):
+    beside = tmp_path / "out.part"
+    beside.mkdir()
+    (beside / "thesis.txt").write_text("precious")
+    convert(saved, tmp_path / "out")
+    assert (beside / "thesis.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out", "out.part"]
+
+
+def test_of_two_that_write_one_target_one_wins_whole(saved, tmp_path):
+    """The second starts and ends while the first is at its tensors."""
+    read, late = Checkpoint.read, []
+
+    def slow(self, name, shape):
+        if not late:
+            late.append(name)
+            convert(saved, tmp_path / "out", "hybrid_qwen3")
+        return read(self, name, shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "read", slow)
+        with pytest.raises(ValueError, match="which something else filled meanwhile"):
+            convert(saved, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").config.block_types
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "out"]
+
+
+def test_a_link_to_an_empty_directory_is_followed(saved, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    convert(saved, tmp_path / "link")
+    assert_same_tensors(saved, tmp_path / "real")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(saved, Path())
+    assert_same_tensors(saved, tmp_path / "here")
+
+
+def test_named_chat_templates_go_along(saved, tmp_path):
+    (saved / "additional_chat_templates").mkdir()
+    (saved / "additional_chat_templates" / "rag.jinja").write_text("{{ x }}")
+    convert(saved, tmp_path / "out")
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "{{ x }}"
+
+
+# What older files hold besides
+
+
+def test_a_tied_head_that_is_stored_too_must_equal_the_embedding(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    if "lm_head.weight" in tensors:
+        pytest.skip("not tied")
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embedding.clone()}, file, metadata={"format": "pt"})
+    same = load_checkpoint(theirs)
+    assert torch.equal(same.lm_head.weight, embedding)
+    assert same.lm_head.weight is same.model.embed_tokens.weight
+    save_file(tensors | {"lm_head.weight": embedding + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 unexpected \(lm_head\.weight\)"):
+        load_checkpoint(theirs)
+
+
+def test_tables_of_rotary_frequencies_are_left_out(theirs):
+    file = theirs / "model.safetensors"
+    tensors = load_file(file)
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(tensors | table, file, metadata={"format": "pt"})
+    load_checkpoint(theirs)
+
+
+def test_the_older_theta_counts_where_the_newer_key_leaves_it_out():
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0))
+    given |= {"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e6}
+    assert read_config(given).rope_parameters["rope_theta"] == 5e6
+
+
+@pytest.mark.parametrize("where", ["bmojo_config", "swa_config"])
+def test_an_unknown_key_of_a_window_is_refused(where):
+    base = {"block_types": ["bmojo_f", "sliding_attention"], "num_hidden_layers": 2}
+    given = write_config(tiny_config("bmojo_f", eidetic_size=0, sliding_window=5, **base))
+    given[where]["sinks"] = 4
+    with pytest.raises(ValueError, match=rf"{where}\.sinks: expected one of"):
+        read_config(given)
 
 
 # What is broken
@@ -370,15 +331,6 @@ def test_a_pickle_is_refused_with_the_way_out(theirs):
     with pytest.raises(
         ValueError, match=r"got only pytorch_model.bin, which can run code.*save_pre"
     ):
-        load_checkpoint(theirs)
-
-
-def test_weights_that_are_not_finite_are_named(theirs):
-    file = theirs / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.norm.weight"][3] = float("nan")
-    save_file(tensors, file)
-    with pytest.warns(UserWarning, match="weights that are not finite: model.norm.weight"):
         load_checkpoint(theirs)
 
 

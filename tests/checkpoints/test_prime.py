@@ -12,7 +12,7 @@ from bmojo_neuron.checkpoints.prime import prime
 from bmojo_neuron.cli import app
 from tests.checkpoints.test_by_path import SIZES
 from tests.checkpoints.test_golden import GOLDEN
-from tests.model.conftest import random_ids
+from tests.model.conftest import random_ids, tiny_model
 
 DRAWN = ("conv", "a_proj", "b_proj", "alpha_proj", "dt_bias", "a_log_bias")
 
@@ -112,3 +112,17 @@ def test_only_a_transformer_is_primed(base: Path, tmp_path: Path):
         ValueError, match="base: expected a Transformer, got layers attention, mamba2"
     ):
         prime(tmp_path / "hybrid", tmp_path / "again", "*-M2")
+
+
+def test_layers_that_stay_keep_the_window_of_their_base(tmp_path: Path):
+    """Mistral's window is every layer's; "*" is the layer as it was."""
+    base = tiny_model("sliding_attention", sliding_window=5)
+    base.save_pretrained(tmp_path / "base")
+    config = prime(tmp_path / "base", tmp_path / "same", "*-*", window=8, sliding_window=8)
+    assert config.block_types == ["sliding_attention"] * 2
+    assert config.sliding_window == 5
+    same = BMojoForCausalLM.from_pretrained(tmp_path / "same")
+    ids = random_ids(1, 20)
+    torch.testing.assert_close(same(ids).logits, base(ids).logits)
+    with pytest.raises(ValueError, match=r"window: expected 5, the base's own.*got 8"):
+        prime(tmp_path / "base", tmp_path / "other", "*-SWA", sliding_window=8)

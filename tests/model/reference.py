@@ -120,12 +120,14 @@ class Reference:
 
     def scores(self, f: Tensor, at: str) -> list[Tensor]:
         weight, out = self.p[at + "eidetic.predictor_bias"], []
+        mean = self.p[at + "eidetic.innovation_log_bias"][0].exp()
         for j in range(len(f)):
             guess = torch.zeros_like(f[j])
             for m in range(1, min(j, len(weight)) + 1):
                 guess = guess + weight[m - 1] * f[j - m]
-            error, size = (f[j] - guess).square().mean(), f[j].square().mean()
-            out.append((error + 1e-6).log() - (size + guess.square().mean() + 1e-6).log())
+            error = (f[j] - guess).square().mean()
+            out.append((error + 1e-6).log() - (mean + 1e-6).log())
+            mean = mean + (error - mean) / (self.c.innovation_windows * self.c.window)
         return out
 
     def projected(self, x: Tensor, at: str) -> tuple[Tensor, Tensor, Tensor]:

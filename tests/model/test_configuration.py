@@ -135,7 +135,7 @@ def test_no_default_is_shared_between_configurations():
         (
             BMojoConfig.bmojo,
             ["bmojo"] * 3,
-            {"conv", "ssm", "context", "fading", "predictor", "eidetic"},
+            {"conv", "ssm", "context", "fading", "predictor", "innovation", "eidetic"},
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -170,7 +170,7 @@ def test_rows_that_stand_on_no_boundary_keep_everything():
         assert torch.equal(new[name][1:], part[1:]), name
         if not torch.equal(new[name][:1], part[:1]):
             changed.add(name)
-    assert "layers.0.eidetic_position" in changed
+    assert any(name.endswith("eidetic_position") for name in changed)
     assert all(".eidetic_" in name for name in changed)
     for name, part in evicted.items():
         if name.endswith("position"):

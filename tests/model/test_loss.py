@@ -38,17 +38,32 @@ def test_training_adds_the_innovation_loss(weight):
     _, innovation = model.model.full(ids)
     assert innovation.shape == (2,)
     assert (innovation > 0).all()
-    assert (innovation <= 2).all()  # |f - f'|^2 <= 2 (|f|^2 + |f'|^2)
     torch.testing.assert_close(model(ids, labels=ids).loss, plain + weight * innovation.mean())
 
 
-def test_the_innovation_loss_trains_the_predictor_alone():
+def test_the_innovation_loss_trains_the_predictor_and_the_first_average_alone():
     model = tiny_model(MIXED).train()
     with torch.enable_grad():
         _, innovation = model.model.full(random_ids(2, 20))
         innovation.sum().backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained == {"model.layers.1.layer.eidetic.predictor_bias"}
+    eidetic = "model.layers.1.layer.eidetic."
+    assert trained == {eidetic + "predictor_bias", eidetic + "innovation_log_bias"}
+
+
+def test_the_first_average_is_trained_to_be_the_mean_innovation():
+    model = tiny_model(MIXED).train()
+    eidetic = model.model.layers[1].layer.eidetic
+    optimizer = torch.optim.SGD([eidetic.innovation_log_bias], lr=0.5)
+    f = torch.randn(4, 40, model.config.hidden_size)
+    with torch.enable_grad():
+        for _ in range(60):
+            optimizer.zero_grad()
+            eidetic.innovation_loss(f, f.new_zeros(4, 4, f.shape[2]), None).mean().backward()
+            optimizer.step()
+    before = torch.cat([torch.zeros(4, 1, f.shape[2]), f[:, :-1]], dim=1)  # foretold: no change
+    error = (f - before).square().mean((1, 2))
+    assert eidetic.innovation_log_bias.item() == pytest.approx(error.log().mean().item(), abs=1e-3)
 
 
 # Gradient accumulation

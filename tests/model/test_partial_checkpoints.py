@@ -31,7 +31,7 @@ def check_initial(name: str, value: Tensor, config: BMojoConfig) -> None:
             assert torch.equal(value, torch.ones_like(value))
         case _ if part.endswith("norm"):
             assert torch.equal(value, torch.ones_like(value))
-        case "bias":  # of a convolution or a projection
+        case "bias" | "innovation_log_bias":  # of a convolution, a projection, an average
             assert torch.equal(value, torch.zeros_like(value))
         case "predictor_bias":
             assert torch.equal(value[0], torch.ones_like(value[0]))

@@ -111,11 +111,14 @@ def test_state_is_constant_in_history_except_where_declared(kind, model):
     assert len(sizes) == 1
 
 
+EXACT = ("ssm", "delta", "kk", "kv", "predictor", "innovation", "context_score", "eidetic_score")
+
+
 def test_recurrent_parts_stay_float32_in_a_half_precision_model(model):
     model = model.to(torch.bfloat16)
     for part in model.state_parts():
         kept = part.name.rsplit(".", 1)[-1]
-        if kept in ("ssm", "delta", "kk", "kv", "predictor", "context_score", "eidetic_score"):
+        if kept in EXACT:
             assert part.dtype == torch.float32, part.name
         elif kept not in ("n", "eidetic_position"):
             assert part.dtype == torch.bfloat16, part.name

@@ -89,6 +89,7 @@ def test_config_round_trip(tmp_path):
         eidetic_position="absolute",
         eidetic_score_bias=False,
         innovation_taps=2,
+        innovation_windows=5,
         innovation_loss_weight=0.3,
         mixer="mamba",
         mamba_inner_size=40,

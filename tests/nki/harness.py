@@ -35,7 +35,7 @@ def tile(value: Any) -> Any:
     made = nl.shared_constant(array)
     if not psum:
         return made
-    moved = nl.ndarray(array.shape, array.dtype, buffer=nl.psum)
+    moved = nl.ndarray(made.shape, made.dtype, buffer=nl.psum)
     isa.tensor_copy(moved, made)
     return moved
 

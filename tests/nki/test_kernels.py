@@ -86,7 +86,16 @@ def test_an_event_knows_regions_names_and_what_it_waits_for(strict: Session) -> 
 
 
 def test_not_simulated_says_its_name() -> None:
-    from nki import isa
+    import nki.collectives as collectives
 
-    with pytest.raises(NkiNotSimulated, match=r"quantize_mx.*test_kernels\.py"):
-        isa.quantize_mx(None)
+    for call in (
+        lambda: collectives.all_reduce([], [], None, nl.add),
+        lambda: topk_sorted(),
+    ):
+        with pytest.raises(NkiNotSimulated, match=r"(all_reduce|topk\(sorted\)): not simulated"):
+            jit(call)()
+
+
+def topk_sorted() -> None:
+    values = nl.zeros((16, 8), nl.bfloat16)
+    nisa.topk(nl.zeros((16, 8), nl.bfloat16), nl.zeros((16, 8), nl.uint32), values, 128, True)

@@ -140,6 +140,50 @@ def test_run_time_scalars_wrap_and_are_stored() -> None:
         assert jit(kernel)(np.array([[2**31 - 1]], np.int32)).item() == -3
 
 
+def test_a_run_time_scalar_is_taken_from_a_number_too() -> None:
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray((1, 1), nl.int32, buffer=nl.shared_hbm)
+        nisa.scalar_store(out, 2 * (100 - nisa.scalar_load(x)) + 1)
+        return out
+
+    with session(target="trn2", strict=True):
+        assert jit(kernel)(np.array([[20]], np.int32)).item() == 161
+
+
+def test_tensors_in_a_dict_or_a_named_tuple_come_back_as_arrays() -> None:
+    class Pair(NamedTuple):
+        first: Any
+        second: Any
+
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, x)
+        return {"pair": Pair(out, 3)}
+
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    with session(target="trn2", strict=True):
+        found = jit(kernel)(x)["pair"]
+    assert type(found.first) is np.ndarray
+    np.testing.assert_array_equal(found.first, x)
+    assert found.second == 3
+
+
+def test_a_fori_loop_goes_over_lower_to_upper_by_step() -> None:
+    def kernel(x: Any) -> Any:
+        out = nl.ndarray((1, 1), nl.int32, buffer=nl.shared_hbm)
+        seen = [nisa.scalar_load(x)]
+
+        def body(i: Any) -> None:
+            seen[0] = seen[0] * 10 + i
+
+        nl.fori_loop(2, 9, body, step=3)
+        nisa.scalar_store(out, seen[0])
+        return out
+
+    with session(target="trn2", strict=True):
+        assert jit(kernel)(np.array([[1]], np.int32)).item() == 1258
+
+
 def test_bare_attributes_of_an_nki_object_are_fields() -> None:
     class Plain(nl.NKIObject):
         tile = None

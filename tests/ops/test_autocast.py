@@ -52,7 +52,17 @@ CALLS = {
     "kalman_scan": (OPS.kalman_scan, kalman(70)),
     "kalman_scan, one token": (OPS.kalman_scan, kalman(1)),
     "causal_conv": (OPS.causal_conv, (drawn(2, 9, 5), drawn(5, 4), drawn(5), drawn(2, 3, 5))),
-    "innovation": (OPS.innovation, (drawn(2, 9, 8).bfloat16(), drawn(4, 8), drawn(2, 4, 8))),
+    "innovation": (
+        OPS.innovation,
+        (
+            drawn(2, 9, 8).bfloat16(),
+            drawn(4, 8),
+            drawn(2, 4, 8),
+            drawn(2).abs() + 0.5,
+            torch.tensor([0.3]),
+            32.0,
+        ),
+    ),
     "selection": (
         OPS.selection,
         (

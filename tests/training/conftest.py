@@ -1,14 +1,17 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from bmojo_neuron import BMojoConfig, BMojoForCausalLM
 from bmojo_neuron.training import loop
-from bmojo_neuron.training.corpus import Corpus, load_corpus
-from bmojo_neuron.training.dialogues import whole_words
+from bmojo_neuron.training.corpus import Text, load_corpus
 from bmojo_neuron.training.recipe import Recipe, Stage
 from bmojo_neuron.training.tokenizer import train_tokenizer
+from bmojo_neuron.training.words import Words, whole_words
 
 TINY = Recipe(
     model={
@@ -21,15 +24,39 @@ TINY = Recipe(
         "eidetic_size": 16,
     },
     stages=(
-        Stage(4 * 4 * 32, 32, 4, (1, 2), (0.0, 0.2), pool=16, text_weight=0.5),
-        Stage(4 * 2 * 64, 64, 2, (1, 3), (0.2, 0.6), text=0.3),
+        Stage(4 * 4 * 32, 32, 4, (1, 2), (0.0, 0.2), copies=0.5, text_weight=0.5, selection=0.0),
+        Stage(4 * 2 * 64, 64, 2, (1, 3), (0.2, 0.6), copies=0.2, changed=0.5, untold=0.2),
     ),
     vocab_size=1200,
     warmup=2,
+    text_length=32,
+    text_kinds={"bible": 0.5, "code": 0.5},
+    filler_kinds={"bible": 0.4, "documentation": 0.3, "code": 0.3},
     text_loss_share=1.0,
+    seed=20240711,  # both stages have steps of both kinds: dttd ddtt
     evaluate_every=3,
-    distances=(32,),
+    windows=(0, 2),
 )
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of the text alone, without the bos before it."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> str:
+    return str(tokenizer.decode([int(token) for token in tokens]))
+
+
+def parts_of(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> list[str]:
+    return [text_of(tokenizer, [token]) for token in tokens]
+
+
+def tiny_model(**options: object) -> BMojoForCausalLM:
+    """Untrained, with logits that differ."""
+    torch.manual_seed(1)
+    sizes = {"vocab_size": TINY.vocab_size, "initializer_range": 0.2}
+    return BMojoForCausalLM(BMojoConfig(**{**TINY.model, **sizes, **options})).eval()
 
 
 @dataclass(frozen=True)
@@ -42,14 +69,46 @@ class Trainer:
         return loop.Training(self.recipe, out, resume=resume)
 
 
+@pytest.fixture(scope="session")
+def corpus() -> dict[str, Text]:
+    return load_corpus()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: dict[str, Text]) -> PreTrainedTokenizerFast:
+    texts = (document for text in corpus.values() for document in text.train)
+    return train_tokenizer(texts, whole_words())
+
+
+@pytest.fixture(scope="session")
+def words(corpus: dict[str, Text]) -> Words:
+    return Words(corpus)
+
+
+@pytest.fixture(scope="session")
+def small(corpus: dict[str, Text]) -> dict[str, Text]:
+    """The beginning of one training and one held-out document of each kind."""
+
+    def beginning(documents: list[str], size: int) -> list[str]:
+        return [document[:size].rsplit("\n", 1)[0] + "\n" for document in documents[-1:]]
+
+    return {
+        kind: Text(beginning(text.train, 12_000), beginning(text.heldout, 6_000))
+        for kind, text in corpus.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(small: dict[str, Text]) -> PreTrainedTokenizerFast:
+    texts = [document for text in small.values() for document in text.train]
+    return train_tokenizer(texts, whole_words(), TINY.vocab_size)
+
+
 @pytest.fixture(scope="module")
-def tiny() -> Iterator[Trainer]:
-    corpus = load_corpus()
-    small = Corpus(corpus.train[:400], corpus.heldout[:100])
-    tokenizer = train_tokenizer(small.train, whole_words(), TINY.vocab_size)
+def tiny(small: dict[str, Text], small_tokenizer: PreTrainedTokenizerFast) -> Iterator[Trainer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "load_corpus", lambda: small)
-        patch.setattr(loop, "train_tokenizer", lambda *_: tokenizer)
+        patch.setattr(loop, "train_tokenizer", lambda *_: small_tokenizer)
         patch.setattr(loop, "LOG_EVERY", 1)
         yield Trainer()
 

@@ -9,7 +9,10 @@ from transformers import Trainer, TrainingArguments
 from bmojo_neuron import BMojoForCausalLM, BMojoForSequenceClassification, BMojoModel
 from tests.model.conftest import KINDS, tiny_config
 
-SPARED = ("a_log_bias", "skip_bias", "dt_bias", "predictor_bias", "score_bias", "conv.bias")
+SPARED = (
+    *("a_log_bias", "skip_bias", "dt_bias", "predictor_bias", "innovation_log_bias", "score_bias"),
+    "conv.bias",
+)
 MATRICES = (
     *("_proj.weight", "conv.weight", "dt_weight"),
     *("embed_tokens.weight", "lm_head.weight", "score.weight"),

@@ -59,7 +59,7 @@ def hybrid(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(load_corpus().train[:150]), encoding="utf-8")
+    path.write_text(load_corpus()["bible"].train[0][:20_000], encoding="utf-8")
     return path
 
 

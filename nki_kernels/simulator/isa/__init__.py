@@ -2,7 +2,12 @@
 
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.isa import not_simulated
-from nki_kernels.simulator.isa.activations import activation, activation_reduce, exponential
+from nki_kernels.simulator.isa.activations import (
+    activate2,
+    activation,
+    activation_reduce,
+    exponential,
+)
 from nki_kernels.simulator.isa.copies import (
     memset,
     nc_stream_shuffle,
@@ -27,8 +32,23 @@ from nki_kernels.simulator.isa.enums import (
     oob_mode,
     reduce_cmd,
 )
+from nki_kernels.simulator.isa.groups import (
+    local_gather,
+    nonzero_with_count,
+    sequence_bounds,
+    topk,
+)
 from nki_kernels.simulator.isa.matmul import nc_matmul, nc_transpose
+from nki_kernels.simulator.isa.mx import nc_matmul_mx, quantize_mx
 from nki_kernels.simulator.isa.patterns import affine_select, iota, nc_n_gather
+from nki_kernels.simulator.isa.random import (
+    dropout,
+    rand2,
+    rand_get_state,
+    rand_set_state,
+    rng,
+    set_rng_seed,
+)
 from nki_kernels.simulator.isa.reductions import (
     tensor_partition_reduce,
     tensor_reduce,
@@ -59,14 +79,17 @@ globals().update(
     {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
 )
 
-__all__ = ["VirtualRegister", "activation", "activation_reduce", "affine_select", "bn_aggr"]
-__all__ += ["bn_stats", "core_barrier", "dge_mode", "dma_compute", "dma_copy", "dma_engine"]
-__all__ += ["dma_transpose", "engine", "exponential", "get_nc_version", "gpsimd_engine", "iota"]
-__all__ += ["matmul_perf_mode", "max8", "memset", "nc_find_index8", "nc_match_replace8"]
-__all__ += ["nc_matmul", "nc_n_gather", "nc_stream_shuffle", "nc_transpose", "nc_version"]
-__all__ += ["oob_mode", "range_select", "reciprocal", "reduce_cmd", "register_alloc"]
-__all__ += ["register_load", "register_move", "register_store", "scalar_engine", "scalar_load"]
-__all__ += ["scalar_store", "scalar_tensor_tensor", "select_reduce", "sendrecv", "sync_engine"]
-__all__ += ["tensor_copy", "tensor_copy_predicated", "tensor_engine", "tensor_partition_reduce"]
-__all__ += ["tensor_reduce", "tensor_scalar", "tensor_scalar_cumulative", "tensor_scalar_reduce"]
-__all__ += ["tensor_tensor", "tensor_tensor_scan", "unknown_engine", "vector_engine"]
+__all__ = ["VirtualRegister", "activate2", "activation", "activation_reduce", "affine_select"]
+__all__ += ["bn_aggr", "bn_stats", "core_barrier", "dge_mode", "dma_compute", "dma_copy"]
+__all__ += ["dma_engine", "dma_transpose", "dropout", "engine", "exponential", "get_nc_version"]
+__all__ += ["gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8", "memset"]
+__all__ += ["nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_matmul_mx", "nc_n_gather"]
+__all__ += ["nc_stream_shuffle", "nc_transpose", "nc_version", "nonzero_with_count", "oob_mode"]
+__all__ += ["quantize_mx", "rand2", "rand_get_state", "rand_set_state", "range_select"]
+__all__ += ["reciprocal", "reduce_cmd", "register_alloc", "register_load", "register_move"]
+__all__ += ["register_store", "rng", "scalar_engine", "scalar_load", "scalar_store"]
+__all__ += ["scalar_tensor_tensor", "select_reduce", "sendrecv", "sequence_bounds", "set_rng_seed"]
+__all__ += ["sync_engine", "tensor_copy", "tensor_copy_predicated", "tensor_engine"]
+__all__ += ["tensor_partition_reduce", "tensor_reduce", "tensor_scalar"]
+__all__ += ["tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
+__all__ += ["tensor_tensor_scan", "topk", "unknown_engine", "vector_engine"]

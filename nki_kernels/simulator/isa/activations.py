@@ -1,4 +1,4 @@
-"""ScalarE: activation, activation_reduce; VectorE's exponential of gen4."""
+"""ScalarE: activation, activation_reduce, activate2; VectorE's exponential of gen4."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from nki_kernels.simulator.dtypes import ALL, float32, tfloat32
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import Call, Operand, instruction
 from nki_kernels.simulator.isa.enums import reduce_cmd as commands
-from nki_kernels.simulator.isa.operands import column, rows
+from nki_kernels.simulator.isa.operands import apply, column, rows
 from nki_kernels.simulator.isa.registers import reduce
 from nki_kernels.simulator.tensor import NkiTensor
 
@@ -20,6 +20,11 @@ BIAS = Operand(
 )
 SCALE = Operand("read", dtypes=frozenset({float32}), number=True, column=True)
 RESULT = Operand("write", column=True, optional=True)
+NUMBER = Operand("read", number=True, column=True)
+STEPS = {  # what activate2 can do before its function
+    *(("multiply", "add"), ("multiply", "subtract"), ("multiply", "bypass")),
+    *(("add", "bypass"), ("subtract", "bypass"), ("bypass", "bypass")),
+}
 
 
 def _bias(call: Call) -> None:
@@ -38,15 +43,22 @@ def _activate(dst: NkiTensor, op: Operator, data: NkiTensor, bias: Any, scale: A
     return op(values)
 
 
+def _only_scalar_reduces(call: Call) -> None:
+    wanted = call.arguments["reduce_cmd"] is not commands.idle or call.arguments["reduce_res"]
+    if call.engine is not Engine.scalar and wanted:
+        refuse("engine", "reduce_cmd", "ScalarE, which has the registers", call.engine.name)
+
+
 @instruction(
-    Engine.scalar,
+    *(Engine.scalar, Engine.gpsimd),
     dst=Operand("write"),
     data=Operand("read"),
     bias=BIAS,
     scale=SCALE,
     reduce_res=RESULT,
     operators={"op": FUNCTIONS, "reduce_op": {"add"}},
-    checks=[checks.elementwise("data", "dst"), _bias],
+    engine_since={Engine.gpsimd: 4},
+    checks=[checks.elementwise("data", "dst"), _bias, _only_scalar_reduces],
 )
 def activation(
     dst: NkiTensor,
@@ -57,6 +69,7 @@ def activation(
     reduce_op: Operator | None = None,
     reduce_res: NkiTensor | None = None,
     reduce_cmd: commands = commands.idle,
+    engine: Engine = Engine.scalar,
 ) -> None:
     """`op(data * scale + bias)`; with `reduce_cmd` also its row sums in ScalarE's registers.
 
@@ -95,6 +108,67 @@ def activation_reduce(
     reduce(Engine.scalar, commands.reset_reduce, reduce_op, values, data, reduce_res)
 
 
+def _steps(call: Call) -> None:
+    pair = tuple(call.arguments[name].name for name in ("op0", "op1"))
+    if pair not in STEPS:
+        allowed = ", ".join(f"{one} {two}" for one, two in sorted(STEPS))
+        refuse("operator", "op1", allowed, " ".join(pair))
+
+
+@instruction(
+    *(Engine.scalar, Engine.gpsimd),
+    dst=Operand("write"),
+    data=Operand("read"),
+    imm0=NUMBER,
+    imm1=NUMBER,
+    relu_param=NUMBER,
+    reduce_res=RESULT,
+    operators={
+        "op": FUNCTIONS,
+        "op0": {first for first, _ in STEPS},
+        "op1": {second for _, second in STEPS},
+        "reduce_op": {"add", "maximum", "minimum"},
+    },
+    checks=[checks.elementwise("data", "dst"), _steps, _only_scalar_reduces],
+    generations=(4,),
+    since="0.4",
+)
+def activate2(
+    dst: NkiTensor,
+    op: Operator,
+    data: NkiTensor,
+    imm0: Any,
+    imm1: Any,
+    op0: Operator,
+    op1: Operator,
+    relu_param: Any = 0.0,
+    reverse0: bool = False,
+    reverse1: bool = False,
+    reduce_op: Operator | None = None,
+    reduce_res: NkiTensor | None = None,
+    reduce_cmd: commands = commands.idle,
+    engine: Engine = Engine.scalar,
+) -> None:
+    """`op((data op0 imm0) op1 imm1)`, numbers or (P, 1) tiles, and its reduction (gen4).
+
+    `relu_param` is prelu's slope below 0.
+    """
+    partitions, values = data.shape[0], rows(data, "data")
+    for name, step, value, reverse in (
+        ("imm0", op0, imm0, reverse0),
+        ("imm1", op1, imm1, reverse1),
+    ):
+        if step.name != "bypass":
+            values = apply(step, values, column(value, name, partitions), reverse=reverse)
+    slope = (column(relu_param, "relu_param", partitions),) if op.name == "prelu" else ()
+    values = op(values, *slope)
+    if reduce_op is None and reduce_cmd in (commands.reduce, commands.reset_reduce):
+        refuse("signature", "reduce_op", f"an operator for reduce_cmd.{reduce_cmd.name}", None)
+    dst.write(values)
+    if reduce_cmd is not commands.idle or reduce_res is not None:
+        reduce(Engine.scalar, reduce_cmd, reduce_op, values, data, reduce_res)
+
+
 @instruction(
     Engine.vector,
     dst=Operand("write"),
@@ -111,7 +185,7 @@ def exponential(
     max_value: Any = 0.0,
     reduce_res: NkiTensor | None = None,
     reduce_cmd: commands = commands.idle,
-    reduce_init: Any = None,
+    reduce_init: Any = 0.0,
 ) -> None:
     """`exp(src - max_value)`, and its row sums (gen4)."""
     partitions = src.shape[0]

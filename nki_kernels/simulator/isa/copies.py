@@ -1,12 +1,13 @@
 """Copies and constants on the chip: tensor_copy, memset, tensor_copy_predicated, shuffle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from nki_kernels.simulator.checks import elementwise, not_both_psum, same_dtype
 from nki_kernels.simulator.context import refuse
-from nki_kernels.simulator.dtypes import bfloat16, float16, uint8, uint16, uint32
+from nki_kernels.simulator.dtypes import bfloat16, cast, float16, uint8, uint16, uint32
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import Call, Operand, instruction
 from nki_kernels.simulator.isa.operands import native
@@ -38,6 +39,8 @@ def _memset_engine(call: Call) -> Engine:
 
 def _value_type(call: Call) -> None:
     value, dst = call.arguments["value"], call.arguments["dst"]
+    if dst.dtype.kind == "packed" and value != 0:
+        refuse("value", "value", f"0 for {dst.dtype}", value)
     if isinstance(value, (float, np.floating)) and not dst.dtype.is_float:
         if not float(value).is_integer():
             refuse("value", "value", f"an int for {dst.dtype}", value)
@@ -63,20 +66,22 @@ def memset(dst: NkiTensor, value: float, engine: Engine = Engine.unknown) -> Non
 @instruction(
     Engine.vector,
     dst=Operand("write"),
-    src=Operand("read"),
+    src=Operand("read", number=True),
     predicate=Operand("read", dtypes=frozenset({uint8, uint16, uint32})),
     checks=[
-        elementwise("src", "dst", "predicate"),
-        same_dtype("src", "dst"),
+        elementwise("dst", "src", "predicate"),
+        same_dtype("dst", "src"),
         not_both_psum("src", "predicate"),
     ],
 )
 def tensor_copy_predicated(
-    dst: NkiTensor, src: NkiTensor, predicate: NkiTensor, reverse_pred: bool = False
+    dst: NkiTensor, src: Any, predicate: NkiTensor, reverse_pred: bool = False
 ) -> None:
-    """Copy where the predicate is not 0 (where it is 0 with `reverse_pred`); else keep dst."""
+    """Copy a tile or a number where the predicate is not 0 (where it is 0 with `reverse_pred`);
+    keep dst elsewhere."""
     chosen = (native(predicate, "predicate") != 0) ^ reverse_pred
-    source = src.read("src").reshape(chosen.shape)
+    number = np.full(chosen.shape, src) if not isinstance(src, NkiTensor) else None
+    source = native(src, "src") if number is None else cast(number, dst.dtype)
     if chosen.all():
         dst.write(source)
     else:

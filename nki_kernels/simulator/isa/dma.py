@@ -21,7 +21,11 @@ DEFAULT_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 def _dge(call: Call) -> None:
     """Hardware descriptor generation: gen3 on, equal dtypes, no offset vectors."""
     mode, engine = call.arguments["dge_mode"], call.arguments.get("engine")
+    if call.arguments.get("priority") is not None and current().generation.number < 4:
+        refuse("generation", "priority", "gen4", current().generation.name)
     if mode is not dge_modes.hwdge:
+        if engine not in (None, Engine.dma, Engine.unknown):
+            refuse("dma-engine", "engine", "dge_mode.hwdge with it", f"dge_mode.{mode.name}")
         return
     if current().generation.number < 3:
         refuse("generation", "dge_mode", "gen3 or newer for hwdge", current().generation.name)
@@ -59,6 +63,8 @@ def dma_copy(
     else:
         values, inside = src.read("src"), None
     if dst.dtype != src.dtype:
+        if "packed" in (dst.dtype.kind, src.dtype.kind):
+            refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
     if dst.is_indirect():
         scatter(dst, values, oob_mode)

@@ -5,6 +5,7 @@ import numpy as np
 from nki_kernels.simulator import checks
 from nki_kernels.simulator.context import current, refuse
 from nki_kernels.simulator.dtypes import (
+    Array,
     bfloat16,
     float8_e4m3,
     float8_e4m3fn,
@@ -13,7 +14,7 @@ from nki_kernels.simulator.dtypes import (
     float32,
     tfloat32,
 )
-from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, Engine
+from nki_kernels.simulator.hardware import PARTITIONS, PSUM_BANK_BYTES, Engine
 from nki_kernels.simulator.instruction import PSUM, SBUF, Call, Operand, instruction
 from nki_kernels.simulator.isa.enums import matmul_perf_mode
 from nki_kernels.simulator.isa.operands import native, rows
@@ -24,17 +25,49 @@ PRODUCTS = frozenset(
     {float32, tfloat32, bfloat16, float16, float8_e4m3, float8_e4m3fn, float8_e5m2}
 )
 WIDE = (float32, tfloat32)  # each goes only with itself
+EIGHT_BITS = frozenset({float8_e4m3, float8_e4m3fn, float8_e5m2})
+DOUBLE_ROW = matmul_perf_mode.double_row
 
 
 def _matmul_shapes(call: Call) -> None:
     (_, dst), (_, left), (_, right) = call.tensors("dst", "stationary", "moving")
-    most = current().generation.moving_max
+    most, doubled = current().generation.moving_max, call.arguments["perf_mode"] is DOUBLE_ROW
+    for name, tensor in (("stationary", left), ("moving", right)):
+        if doubled and (tensor.ndim < 3 or tensor.shape[1] != 2):
+            refuse("shape", name, "a first free dimension of 2 with double_row", tensor)
+    columns, wide = (tensor.free // (2 if doubled else 1) for tensor in (left, right))
     if left.shape[0] != right.shape[0]:
         refuse("shape", "moving", f"{left.shape[0]} partitions, as stationary", right)
-    if right.free > most * (2 if dst.dtype == bfloat16 and most > 512 else 1):
+    if columns > PARTITIONS:
+        refuse("size-limit", "stationary", f"<= {PARTITIONS} elements per partition", left)
+    if wide > most * (2 if dst.dtype == bfloat16 and most > 512 else 1):
         refuse("size-limit", "moving", f"<= {most} elements per partition", right)
-    if dst.shape[0] != left.free or dst.free != right.free:
-        refuse("shape", "dst", f"{left.free} partitions of {right.free} elements", dst)
+    if dst.shape[0] != columns or dst.free != wide:
+        refuse("shape", "dst", f"{columns} partitions of {wide} elements", dst)
+
+
+def array_tile(call: Call) -> None:
+    """tile_position and tile_size: a part of the 128 x 128 array, in which stationary fits."""
+    position: tuple[int, ...] = tuple(call.arguments["tile_position"] or ())
+    size: tuple[int, ...] = tuple(call.arguments["tile_size"] or ())
+    if not position and not size:
+        return
+    if len(position) != 2 or len(size) != 2:
+        refuse("signature", "tile_size", "(row, column) for tile_position and tile_size", size)
+    sizes = (64, 128) if current().generation.number < 3 else (32, 64, 128)
+    if not set(size) <= set(sizes):
+        refuse("value", "tile_size", f"rows and columns of {sizes}", size)
+    for start, extent in zip(position, size, strict=True):
+        if start % extent or not 0 <= start <= PARTITIONS - extent:
+            refuse("value", "tile_position", f"multiples of {size} in the array", position)
+    stationary = call.arguments["stationary"]
+    columns = stationary.free // (2 if call.arguments.get("perf_mode") is DOUBLE_ROW else 1)
+    if stationary.shape[0] > size[0] or columns > size[1]:
+        refuse("size-limit", "stationary", f"at most the tile of {size}", stationary)
+    if size[1] != PARTITIONS:
+        refuse("column-tiling", "tile_size", f"{PARTITIONS} columns", size)
+        if call.arguments.get("perf_mode") is DOUBLE_ROW:
+            refuse("value", "perf_mode", "none with column tiling", "double_row")
 
 
 def _matmul_dtypes(call: Call) -> None:
@@ -68,18 +101,23 @@ def one_bank(call: Call) -> None:
 
 def _perf_mode(call: Call) -> None:
     mode = call.arguments["perf_mode"]
-    if mode is not matmul_perf_mode.none:
-        if current().generation.number < 3:
-            refuse("generation", "perf_mode", "gen3 or newer", mode.name)
-        refuse("value", "perf_mode", "none: the other modes are not simulated", mode.name)
+    if mode is matmul_perf_mode.none:
+        return
+    if current().generation.number < 3:
+        refuse("generation", "perf_mode", "gen3 or newer", mode.name)
+    if mode is not DOUBLE_ROW:
+        refuse("value", "perf_mode", "none or double_row: the others are not described", mode.name)
+    for name, tensor in call.tensors("stationary", "moving"):
+        if tensor.dtype not in EIGHT_BITS:
+            refuse("dtype", name, "an 8-bit float with double_row", tensor)
 
 
 @instruction(
     Engine.tensor,
     dst=Operand("write", PSUM),
-    stationary=Operand("read", SBUF, PRODUCTS, max_free=128),
+    stationary=Operand("read", SBUF, PRODUCTS),
     moving=Operand("read", SBUF, PRODUCTS),
-    checks=[_matmul_shapes, _matmul_dtypes, one_bank, _perf_mode],
+    checks=[_perf_mode, _matmul_shapes, _matmul_dtypes, one_bank, array_tile],
 )
 def nc_matmul(
     dst: NkiTensor,
@@ -97,8 +135,19 @@ def nc_matmul(
 
     `accumulate`: False overwrites, True adds, None adds to elements that a matmul wrote and
     overwrites the others. Any other write to an element ends its accumulation (decided here).
+    With `double_row` the operands are [K, 2, M] and [K, 2, N] and both halves are summed. A tile of
+    the array changes where a product runs, not its value.
     """
-    product = rows(stationary, "stationary").T @ rows(moving, "moving")
+    halves = 2 if perf_mode is DOUBLE_ROW else 1
+    left, right = (
+        rows(tensor, name).reshape(tensor.shape[0] * halves, -1)
+        for name, tensor in (("stationary", stationary), ("moving", moving))
+    )
+    accumulate_into(dst, left.T @ right, accumulate)
+
+
+def accumulate_into(dst: NkiTensor, product: Array, accumulate: bool | None) -> None:
+    """Write or add a product to PSUM; see `nc_matmul`."""
     product = product.reshape(dst.shape)
     place = (dst.itemsize, dst.offset, dst.shape, dst.strides)
     mine = dst.storage.accumulation(*place)

@@ -5,15 +5,7 @@ from typing import Any, NoReturn
 
 from nki_kernels.simulator.errors import NkiNotSimulated, kernel_line, text
 
-REASONS = {
-    **dict.fromkeys(
-        ("rng", "rand2", "rand_get_state", "rand_set_state", "set_rng_seed", "dropout"),
-        "the device's generator is not published",
-    ),
-    **dict.fromkeys(("quantize_mx", "nc_matmul_mx"), "the MX formats are not modelled"),
-    "sequence_bounds": "its meaning is not published in full",
-    **dict.fromkeys(("topk", "local_gather", "nonzero_with_count", "activate2"), "not yet"),
-}
+REASONS: dict[str, str] = {}
 
 
 def collective(name: str) -> Callable[..., NoReturn]:

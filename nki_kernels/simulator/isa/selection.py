@@ -6,6 +6,7 @@ import numpy as np
 
 from nki_kernels.simulator import checks
 from nki_kernels.simulator.alu import COMPARE, Operator
+from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import (
     ALL,
     FLOATS,
@@ -19,7 +20,7 @@ from nki_kernels.simulator.dtypes import (
     uint32,
 )
 from nki_kernels.simulator.hardware import Engine
-from nki_kernels.simulator.instruction import Operand, instruction
+from nki_kernels.simulator.instruction import Call, Operand, instruction
 from nki_kernels.simulator.isa.enums import reduce_cmd as commands
 from nki_kernels.simulator.isa.operands import column, native, rows
 from nki_kernels.simulator.isa.registers import reduce
@@ -64,6 +65,15 @@ def select_reduce(
         reduce(Engine.vector, reduce_cmd, reduce_op, values, on_true, reduce_res)
 
 
+RANGE_OPERATORS = COMPARE - {"not_equal"}
+
+
+def _fp32_min(call: Call) -> None:
+    value = call.arguments["on_false_value"]
+    if np.float32(value) != np.float32(FP32_MIN):
+        refuse("value", "on_false_value", f"{FP32_MIN}, what the hardware fills in", value)
+
+
 @instruction(
     Engine.vector,
     dst=Operand("write"),
@@ -72,8 +82,12 @@ def select_reduce(
     bound1=BOUND,
     reduce_res=RESULT,
     generations=(3, 4),
-    operators={"comp_op0": COMPARE, "comp_op1": COMPARE, "reduce_op": {"maximum"}},
-    checks=[checks.elementwise("on_true_tile", "dst")],
+    operators={
+        "comp_op0": RANGE_OPERATORS,
+        "comp_op1": RANGE_OPERATORS,
+        "reduce_op": {"maximum"},
+    },
+    checks=[checks.elementwise("on_true_tile", "dst"), _fp32_min],
 )
 def range_select(
     dst: NkiTensor,

@@ -12,6 +12,7 @@ from nki_kernels.simulator.dtypes import (
     float8_e4m3fn_x4,
     float8_e5m2,
     float8_e5m2_x4,
+    float8_e8m0fnu,
     float16,
     float32,
     int8,
@@ -97,10 +98,10 @@ __all__ = ["MemoryRegion", "NKIObject", "NkiNameError", "NkiScalar", "NkiTensor"
 __all__ += ["VirtualRegister", "affine_range", "bfloat16", "bool_", "broadcast_to", "device_print"]
 __all__ += ["ds", "dynamic_range", "empty_like", "expand_dims", "float16", "float32"]
 __all__ += ["float4_e2m1fn_x4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4", "float8_e5m2"]
-__all__ += ["float8_e5m2_x4", "fori_loop", "full", "get_nc_version", "hbm", "int16", "int32"]
-__all__ += ["int8", "int64", "load", "load_transpose2d", "matmul", "max", "mean", "min"]
-__all__ += ["nc_version", "ndarray", "no_reorder", "num_programs", "ones", "private_hbm", "prod"]
-__all__ += ["program_id", "program_ndim", "psum", "sbuf", "sequential_range", "shared_constant"]
-__all__ += ["shared_hbm", "shared_identity_matrix", "static_range", "store", "sum", "tensor"]
-__all__ += ["tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32", "where", "zeros"]
-__all__ += ["zeros_like"]
+__all__ += ["float8_e5m2_x4", "float8_e8m0fnu", "fori_loop", "full", "get_nc_version", "hbm"]
+__all__ += ["int8", "int16", "int32", "int64", "load", "load_transpose2d", "matmul", "max", "mean"]
+__all__ += ["min", "nc_version", "ndarray", "no_reorder", "num_programs", "ones", "private_hbm"]
+__all__ += ["prod", "program_id", "program_ndim", "psum", "sbuf", "sequential_range"]
+__all__ += ["shared_constant", "shared_hbm", "shared_identity_matrix", "static_range", "store"]
+__all__ += ["sum", "tensor", "tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32"]
+__all__ += ["where", "zeros", "zeros_like"]

@@ -29,18 +29,30 @@ def fori_loop(
     0.7 unless a bound is a register, a `VirtualRegister` before."""
     registers = any(isinstance(bound, VirtualRegister) for bound in (lower, upper))
     kind = VirtualRegister if registers or context.current().nki < "0.7" else NkiScalar
-    for index in range(_bound(lower), _bound(upper), step):
-        body_fun(kind(index))
+    context.enter_loop("fori_loop")
+    try:
+        for index in range(_bound(lower), _bound(upper), step):
+            body_fun(kind(index))
+    finally:
+        context.leave_loop()
 
 
 def dynamic_range(
     start: int | RuntimeScalar, stop: int | RuntimeScalar | None = None, step: int = 1
 ) -> Iterator[VirtualRegister]:
-    """A run-time loop of NKI 0.3-0.6; use `fori_loop` from 0.6 on."""
-    if context.current().nki >= "0.7":
-        refuse("nki-version", "", "nl.fori_loop", "0.7", "dynamic_range")
+    """A run-time loop of the parser (NKI 0.3-0.6); use `fori_loop` from 0.6 on."""
+    if context.current().frontend == "tracer":
+        refuse("nki-version", "", "nl.fori_loop", "the tracer of NKI 0.7", "dynamic_range")
     first, last = (0, start) if stop is None else (start, stop)
-    return (VirtualRegister(i) for i in range(_bound(first), _bound(last), step))
+    return _counted(range(_bound(first), _bound(last), step))
+
+
+def _counted(indices: range) -> Iterator[VirtualRegister]:
+    context.enter_loop("dynamic_range")
+    try:
+        yield from map(VirtualRegister, indices)
+    finally:
+        context.leave_loop()
 
 
 def program_id(axis: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from nki_kernels.simulator import context, dtypes
 from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import Dtype
-from nki_kernels.simulator.errors import NkiNotSimulated, kernel_line, text
+from nki_kernels.simulator.errors import kernel_line
 from nki_kernels.simulator.hardware import PARTITIONS, PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.memory import Buffer, Storage
 from nki_kernels.simulator.tensor import NkiTensor
@@ -37,14 +37,14 @@ def ndarray(
     `address` is noted but places nothing: two tiles at one address do not alias here.
     """
     kind = dtype_of(dtype, "ndarray")
+    if not isinstance(dtype, Dtype):
+        refuse("raw-dtype", "dtype", f"nl.{kind}", repr(dtype), "ndarray")
     core, session = context.core(), context.current()
     if not isinstance(buffer, Buffer):
         refuse("enum", "buffer", "nl.sbuf, nl.psum, nl.hbm ...", repr(buffer), "ndarray")
     extents = (shape,) if isinstance(shape, int) else tuple(shape)
     if not extents or not all(isinstance(n, (int, np.integer)) and n > 0 for n in extents):
         refuse("shape", "shape", "positive ints", extents, "ndarray")
-    if kind.kind == "packed":
-        raise NkiNotSimulated(f"ndarray: dtype {kind} is not simulated at {text(kernel_line())}")
     count = int(np.prod(extents))
     if buffer is Buffer.shared_hbm and core.shared_used < len(core.shared):
         return _shared(core, extents, kind)

@@ -12,6 +12,7 @@ from tests.nki.cases.base import (
     COLUMN,
     COLUMN2,
     LIKE,
+    OPS64,
     POSITIVE,
     N,
     P,
@@ -62,6 +63,13 @@ POSITIVE_FUNCTIONS64: dict[str, Any] = {
     "sqrt": np.sqrt,
     "rsqrt": lambda x: x**-0.5,
 }
+
+
+def step64(name: str, x: Any, operand: Any, reverse: bool) -> Any:
+    if name == "bypass":
+        return x
+    return OPS64[name](operand, x) if reverse else OPS64[name](x, operand)
+
 
 CASES = [
     *(
@@ -131,5 +139,64 @@ CASES = [
         ),
         lambda a, m: (np.exp(a - m), np.exp(a - m).sum(1, keepdims=True)),
         target="trn3",
+    ),
+    *(
+        case(
+            f"activate2-{op0}-{op1}-{r0}-{r1}-{kind}",
+            {"a": Y, "c": COLUMN2, "d": COLUMN},
+            LIKE,
+            lambda t, op0=op0, op1=op1, r0=r0, r1=r1, kind=kind: nisa.activate2(
+                *(t.dst, nl.square, t.a),
+                *((t.c, t.d) if kind == "tile" else (1.5, -0.25)),
+                *(op(op0), op(op1)),
+                reverse0=r0,
+                reverse1=r1,
+            ),
+            lambda a, c, d, op0=op0, op1=op1, r0=r0, r1=r1, kind=kind: (
+                lambda x, y: step64(op1, step64(op0, a, x, r0), y, r1) ** 2
+            )(*((c, d) if kind == "tile" else (1.5, -0.25))),
+            target="trn3",
+        )
+        for op0, op1 in [
+            ("multiply", "add"),
+            ("multiply", "subtract"),
+            ("multiply", "bypass"),
+            ("add", "bypass"),
+            ("subtract", "bypass"),
+            ("bypass", "bypass"),
+        ]
+        for r0 in (False, True)
+        for r1 in (False, True)
+        for kind in ("tile", "number")
+    ),
+    *(
+        case(
+            f"activate2-reduces-with-{name}",
+            {"a": Z},
+            {"dst": LIKE, "result": Out((P, 1))},
+            lambda t, name=name: nisa.activate2(
+                *(t.dst, nl.copy, t.a, -2.0, 0.0, nl.multiply, nl.bypass),
+                reduce_op=op(name),
+                reduce_res=t.result,
+                reduce_cmd=nisa.reduce_cmd.reset_reduce,
+            ),
+            lambda a, f=f: (-2 * a, f(-2 * a, axis=1, keepdims=True)),
+            target="trn3",
+        )
+        for name, f in {"add": np.sum, "maximum": np.max, "minimum": np.min}.items()
+    ),
+    *(
+        case(
+            f"activate2-prelu-{kind}",
+            {"a": Z, "s": COLUMN},
+            LIKE,
+            lambda t, kind=kind: nisa.activate2(
+                *(t.dst, nl.prelu, t.a, 0.0, 0.0, nl.bypass, nl.bypass),
+                relu_param=t.s if kind == "tile" else 0.1,
+            ),
+            lambda a, s, kind=kind: np.where(a > 0, a, a * (s if kind == "tile" else 0.1)),
+            target="trn3",
+        )
+        for kind in ("tile", "number")
     ),
 ]

@@ -27,6 +27,13 @@ from tests.nki.cases.base import (
 from tests.nki.harness import Out, Psum
 
 CASES = [
+    case(
+        "tensor_scalar-a-number-keeps-its-24-bits",
+        {"a": X},
+        LIKE,
+        lambda t: nisa.tensor_scalar(t.dst, t.a, nl.multiply, 0.1),
+        lambda a: a * 0.1,
+    ),
     *(
         case(
             f"tensor_tensor-{name}",

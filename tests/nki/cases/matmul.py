@@ -84,4 +84,39 @@ CASES = [
             ((6, 5, 4, 3), (3, 5, 4, 6), "abcd->dbca"),
         ]
     ),
+    *(
+        case(
+            f"nc_matmul-double_row-{left.__name__}-{right.__name__}",
+            {"a": normal(P, 2, 24).astype(left), "b": normal(P, 2, 50).astype(right)},
+            Out((24, 50), buffer=nl.psum),
+            lambda t: nisa.nc_matmul(t.dst, t.a, t.b, perf_mode=nisa.matmul_perf_mode.double_row),
+            lambda a, b: np.einsum("khm,khn->mn", a, b),
+        )
+        for left, right in [
+            (ml_dtypes.float8_e4m3, ml_dtypes.float8_e4m3),
+            (ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3),
+        ]
+    ),
+    case(
+        "nc_matmul-tiles-of-the-array-compute-the-same",
+        {"a": normal(P, 24), "b": normal(P, 50)},
+        Out((24, 50), buffer=nl.psum),
+        lambda t: [
+            nisa.nc_matmul(
+                *(t.dst, t.a[row : row + 32], t.b[row : row + 32]),
+                tile_position=(row, 0),
+                tile_size=(32, 128),
+            )
+            for row in (0, 32)
+        ],
+        lambda a, b: a.T @ b,
+    ),
+    case(
+        "nc_matmul-psum-bf16-accumulates-on-gen4",
+        {"a": normal(P, 24).astype(BF16), "b": normal(P, 50).astype(BF16)},
+        Out((24, 50), nl.bfloat16, buffer=nl.psum),
+        lambda t: nisa.nc_matmul(t.dst, t.a, t.b),
+        lambda a, b: a.T @ b,
+        target="trn3",
+    ),
 ]

@@ -53,6 +53,16 @@ CASES = [
         )
         for reverse in (False, True)
     ),
+    *(
+        case(
+            f"tensor_copy_predicated-of-a-number-{dtype}",
+            {"p": U8},
+            Out((P, N), dtype, initial=old),
+            lambda t, value=value: nisa.tensor_copy_predicated(t.dst, value, t.p),
+            lambda p, value=value, old=old: np.where(p != 0, value, old),
+        )
+        for dtype, value, old in [(nl.float32, 2.5, -7.0), (nl.int32, 2**30 + 1, -7)]
+    ),
     case(
         "memset",
         {},

@@ -6,7 +6,21 @@ import numpy as np
 
 from nki_kernels.simulator import isa as nisa
 from nki_kernels.simulator import language as nl
-from tests.nki.cases.base import COLUMN, LIKE, OPS64, N, P, X, Y, case, normal, op
+from tests.nki.cases.base import (
+    COLUMN,
+    COLUMN2,
+    LIKE,
+    OPS64,
+    POSITIVE,
+    N,
+    P,
+    X,
+    Y,
+    Z,
+    case,
+    normal,
+    op,
+)
 from tests.nki.harness import Out
 
 
@@ -75,6 +89,64 @@ CASES = [
             t.dst, t.a, nl.subtract, 1.5, nl.maximum, reduce_res=t.total
         ),
         lambda a: (a - 1.5, (a - 1.5).max(1, keepdims=True)),
+    ),
+    case(
+        "tensor_scalar_cumulative-goes-on-from-the-register",
+        {"a": Y, "b": Z},
+        {"first": LIKE, "dst": LIKE},
+        lambda t: (
+            nisa.tensor_scalar_cumulative(t.first, t.a, nl.multiply, nl.add, 2.0),
+            nisa.tensor_scalar_cumulative(
+                *(t.dst, t.b, nl.multiply, nl.add, 3.0), reduce_cmd=nisa.reduce_cmd.reduce
+            ),
+        ),
+        lambda a, b: (
+            np.cumsum(2 * a, 1),
+            (2 * a).sum(1, keepdims=True) + np.cumsum(3 * b, 1),
+        ),
+    ),
+    *(
+        case(
+            f"tensor_scalar_cumulative-{name}-starts-neutral",
+            {"a": sign * POSITIVE},
+            LIKE,
+            lambda t, name=name: nisa.tensor_scalar_cumulative(t.dst, t.a, nl.add, op(name), 0.0),
+            lambda a, name=name: getattr(np, name).accumulate(a, 1),
+        )
+        for name, sign in (("minimum", 1), ("maximum", -1))
+    ),
+    case(
+        "tensor_scalar_cumulative-load_reduce-starts-at-imm1",
+        {"a": Y, "start": COLUMN},
+        LIKE,
+        lambda t: nisa.tensor_scalar_cumulative(
+            *(t.dst, t.a, nl.add, nl.add, 0.0, t.start), reduce_cmd=nisa.reduce_cmd.load_reduce
+        ),
+        lambda a, start: start + np.cumsum(a, 1),
+    ),
+    *(
+        case(
+            f"tensor_scalar_reduce-{name}-load_reduce-negate={negate}",
+            {"a": sign * POSITIVE, "start": 30 * sign * COLUMN2},
+            {"dst": LIKE, "total": Out((P, 1))},
+            lambda t, name=name, negate=negate: nisa.tensor_scalar_reduce(
+                *(t.dst, t.a, nl.add, 0.5, op(name)),
+                reduce_res=t.total,
+                reduce_cmd=nisa.reduce_cmd.load_reduce,
+                reduce_init=t.start,
+                reduce_res_negate=negate,
+            ),
+            lambda a, start, reduced=reduced, negate=negate: (
+                a + 0.5,
+                (-1 if negate else 1) * reduced(np.concatenate([start, a + 0.5], 1), 1)[:, None],
+            ),
+        )
+        for name, reduced, sign in (
+            ("add", np.sum, 1),
+            ("minimum", np.min, 1),
+            ("maximum", np.max, -1),
+        )
+        for negate in (False, True)
     ),
     case(
         "tensor_partition_reduce",

@@ -15,6 +15,7 @@ import nki.language as nl
 from tests.nki.kernels.tiles import F_MAX, P_MAX, load_tile, tiles_of
 
 MASKED = -1e30
+FP32_MIN = -3.4028234663852886e38  # all that range_select fills in
 
 
 @dataclass
@@ -184,7 +185,7 @@ def add_cache(state, q_T, keys, values, used, start, window):
             bound0=first,
             bound1=end,
             range_start=key,
-            on_false_value=MASKED,
+            on_false_value=FP32_MIN,
         )
         state.add(scores, v_tiles)
 
