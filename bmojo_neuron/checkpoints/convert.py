@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from bmojo_neuron.checkpoints import hybrid_qwen3
 from bmojo_neuron.checkpoints.loading import SILENT, Checkpoint, open_checkpoint, our_shapes
 from bmojo_neuron.checkpoints.reading import INDEX, SINGLE, Shape
+from bmojo_neuron.checkpoints.staging import check_new, whole
 from bmojo_neuron.configuration import BMojoConfig
 
 FORMATS = (BMojoConfig.model_type, hybrid_qwen3.MODEL_TYPE)
@@ -52,52 +51,23 @@ def convert(
     """
     if to not in FORMATS:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"target: expected a new or empty directory, got {str(target)!r}")
+    check_new(target)
     checkpoint = open_checkpoint(source, unfuse)
     config = checkpoint.config
     if dtype is not None:
         config.dtype = dtype
     written, names = _as_written(config, to)
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _fill(part, checkpoint, written, names, to, dtype, max_shard_size)
-        part.chmod(0o755)
-        part.rename(target)  # onto nothing or an empty directory
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise ValueError(
-            f"target: expected a new or empty directory, got {str(target)!r}, which something else "
-            "filled meanwhile"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return config
-
-
-def _fill(
-    part: Path,
-    checkpoint: Checkpoint,
-    written: dict[str, Any],
-    names: dict[str, str],
-    to: str,
-    dtype: torch.dtype | None,
-    max_shard_size: int,
-) -> None:
-    """Write the whole directory."""
-    source, config = checkpoint.tensors.directory, checkpoint.config
-    copy_others(source, part)
-    (part / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     shapes = our_shapes(config)
     tensors = (
         (theirs, _tensor(checkpoint, ours, theirs, shapes[ours], to, dtype))
         for ours, theirs in names.items()
     )
     size = 4.0 * sum(torch.Size(shape).numel() for shape in shapes.values())
-    _write(tensors, len(names), part, max_shard_size, quiet=size < SILENT)
+    with whole(target) as part:
+        copy_others(source, part)
+        (part / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+        _write(tensors, len(names), part, max_shard_size, quiet=size < SILENT)
+    return config
 
 
 def _as_written(config: BMojoConfig, to: str) -> tuple[dict[str, Any], dict[str, str]]:

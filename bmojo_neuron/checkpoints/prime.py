@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bmojo_neuron.checkpoints.hybrid_qwen3 import BLOCKS
 from bmojo_neuron.checkpoints.loading import Checkpoint, open_checkpoint, our_shapes
+from bmojo_neuron.checkpoints.staging import check_new, whole
 from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.layers import BMojo
 from bmojo_neuron.mixers.gated import GatedMixer
@@ -52,8 +53,7 @@ def prime(
         ValueError: the base is not whole or no Transformer, the pattern does not fit it, or the
             target holds something. Nothing has been written then.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"target: expected a new or empty directory, got {str(target)!r}")
+    check_new(target)
     checkpoint = open_checkpoint(base)
     config = hybrid_config(checkpoint.config, pattern, options)
     from bmojo_neuron.causal_lm import BMojoForCausalLM
@@ -70,8 +70,9 @@ def prime(
             if isinstance(block.layer, Mamba2 | GatedMixer | BMojo):
                 _feed_layer(block.layer, _Attention(checkpoint, shapes, i))
     nn.Module.to(model, dtype or checkpoint.config.dtype or torch.float32)
-    model.save_pretrained(target)
-    copy_others(base, target)
+    with whole(target) as part:
+        model.save_pretrained(part)
+        copy_others(base, part)
     return config
 
 
@@ -98,12 +99,10 @@ def hybrid_config(base: BMojoConfig, pattern: str, options: dict[str, Any]) -> B
         if not f.name.startswith(("mamba_", "mamba2_", "gdn_", "gka_", "window", "selection"))
     }
     # "*" is the layer that stays, which in a base with windows is one with its window.
-    types = [
-        was if token == "*" else LETTERS[token]
-        for token, was in zip(tokens, base.block_types, strict=True)
-    ]
+    pairs = list(zip(tokens, base.block_types, strict=True))
+    types = [was if token == "*" else LETTERS[token] for token, was in pairs]
     kept |= {"block_types": types, "architectures": None}
-    if "sliding_attention" in [t for t, token in zip(types, tokens, strict=True) if token == "*"]:
+    if ("*", "sliding_attention") in pairs:
         size = options.get("sliding_window", base.sliding_window)
         if "SWA" in tokens and size != base.sliding_window:
             raise ValueError(

@@ -8,16 +8,17 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from bmojo_neuron import BMojoForCausalLM
+from bmojo_neuron.checkpoints import convert
 from bmojo_neuron.checkpoints.prime import prime
 from bmojo_neuron.cli import app
 from tests.checkpoints.test_by_path import SIZES
-from tests.checkpoints.test_golden import GOLDEN
+from tests.checkpoints.test_golden import GOLDEN, needs_golden
 from tests.model.conftest import random_ids, tiny_model
 
 DRAWN = ("conv", "a_proj", "b_proj", "alpha_proj", "dt_bias", "a_log_bias")
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 def test_each_copied_or_averaged_block_is_that_of_the_reference(tmp_path: Path):
     stage0 = BMojoForCausalLM.from_pretrained(GOLDEN / "prime_dev_all" / "stage0")
     c = stage0.config
@@ -126,3 +127,14 @@ def test_layers_that_stay_keep_the_window_of_their_base(tmp_path: Path):
     torch.testing.assert_close(same(ids).logits, base(ids).logits)
     with pytest.raises(ValueError, match=r"window: expected 5, the base's own.*got 8"):
         prime(tmp_path / "base", tmp_path / "other", "*-SWA", sliding_window=8)
+
+
+def test_a_kill_while_it_is_written_leaves_nothing(base: Path, tmp_path: Path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "copy_others", killed)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        prime(base, tmp_path / "primed", "*-GDN")
+    assert sorted(tmp_path.iterdir()) == before
