@@ -102,7 +102,7 @@ def inspect(directory: Path, tokens: int = LENGTHS[0]) -> Report:
         transformer_bytes={n: sum(_state_bytes(whole, dtype, n).values()) for n in lengths},
         transformer=f"{whole.num_attention_heads} heads of {whole.head_dim}, "
         f"{whole.num_key_value_heads} of keys and values",
-        provenance=provenance(directory, given),
+        provenance=provenance(checkpoint.tensors, given),
     )
 
 
@@ -120,8 +120,9 @@ def as_transformer(config: BMojoConfig) -> BMojoConfig:
     return BMojoConfig.from_dict(config.to_dict() | changes)
 
 
-def provenance(directory: Path, given: dict[str, Any]) -> dict[str, Any]:
+def provenance(tensors: Tensors, given: dict[str, Any]) -> dict[str, Any]:
     """What a directory says of its origin and licence, by where it says it."""
+    directory = tensors.directory
     found = {name: given[name] for name in PROVENANCE if given.get(name)}
     card = directory / "README.md"
     if card.is_file():
@@ -134,8 +135,8 @@ def provenance(directory: Path, given: dict[str, Any]) -> dict[str, Any]:
         if (directory / name).is_file():
             lines = (directory / name).read_text("utf-8", errors="replace").split("\n")
             found[name] = next((line.strip() for line in lines if line.strip()), "empty")
-    metadata = Tensors(directory).metadata
-    return found | {f"safetensors {name}": value for name, value in sorted(metadata.items())}
+    said = {f"safetensors {name}": value for name, value in sorted(tensors.metadata.items())}
+    return found | said
 
 
 def render(report: Report) -> Group:

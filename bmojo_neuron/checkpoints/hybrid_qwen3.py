@@ -364,8 +364,7 @@ def _options(given: Mapping[str, Any], where: str, fields: Mapping[str, str]) ->
     for name, value in options.items():
         if value not in OPTIONS_FIXED.get(name, (value,)):
             raise ValueError(f"{where}.{name}: expected {OPTIONS_FIXED[name][0]!r}, got {value!r}")
-        if name not in fields and name not in OPTIONS_FIXED and name not in OPTIONS_IGNORED:
-            raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
+    _known([name for name in options if name not in OPTIONS_FIXED], where, fields)
     return {ours: options[theirs] for theirs, ours in fields.items() if theirs in options}
 
 
@@ -400,8 +399,8 @@ def _pattern(given: Mapping[str, Any]) -> list[str]:
     return pattern
 
 
-def _known(options: Mapping[str, Any], where: str, fields: tuple[str, ...]) -> None:
-    for name in options:
+def _known(names: Iterable[str], where: str, fields: Collection[str]) -> None:
+    for name in names:
         if name not in fields and name not in OPTIONS_IGNORED:
             raise ValueError(f"{where}.{name}: expected one of {', '.join(fields)}")
 

@@ -86,6 +86,13 @@ class Filler:
         return self.tokens.take(np.arange(start, start + length), mode="wrap")
 
 
+def draw_text(rng: np.random.Generator, texts: Mapping[str, tuple[Filler, float]]) -> Filler:
+    """One of the texts, by how often each is taken."""
+    weights = np.array([weight for _, weight in texts.values()])
+    kind = rng.choice(len(weights), p=weights / weights.sum())
+    return list(texts.values())[kind][0]
+
+
 class DialogueSource:
     """What dialogues are made of, as token ids.
 
@@ -105,12 +112,6 @@ class DialogueSource:
         self._pieces: dict[str, NDArray[np.int32]] = {}
         assert tokenizer.bos_token_id is not None
         self.bos = int(tokenizer.bos_token_id)
-
-    def filler(self, rng: np.random.Generator) -> Filler:
-        """One of the texts, by weight."""
-        weights = np.array([weight for _, weight in self.fillers.values()])
-        kind = rng.choice(len(weights), p=weights / weights.sum())
-        return list(self.fillers.values())[kind][0]
 
     def ids(self, piece: str) -> NDArray[np.int32]:
         """Token ids of a piece of text that the tokenizer's splitter borders on both sides."""
@@ -209,7 +210,7 @@ def sample_dialogue(
     corrected = np.full(notes, float(NEVER))  # position from which the name is corrected
     due = np.full(notes, float(NEVER))  # position from which it is asked
     sheet = _Sheet(length, source.bos)
-    text = source.filler(rng)
+    text = draw_text(rng, source.fillers)
     line = int(rng.integers(len(text.starts)))
     share = filler / text.mean_line
     chance = share / (share + (1 - filler) / EVENT_LENGTH)

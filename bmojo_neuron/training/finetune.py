@@ -27,7 +27,7 @@ from bmojo_neuron.checkpoints.convert import copy_others
 from bmojo_neuron.loading import load_pretrained
 from bmojo_neuron.text import PromptEncoder
 from bmojo_neuron.training.distillation import Distillation
-from bmojo_neuron.training.optimizer import adamw, clip_gradients
+from bmojo_neuron.training.optimizer import adamw, clip_gradients, warmup_cosine
 from bmojo_neuron.training.recall import perplexity
 from bmojo_neuron.training.run import LOG_EVERY, SAVE_EVERY, Run
 
@@ -229,10 +229,7 @@ class Finetuning:
     def _lr(self) -> float:
         options = self.options
         warmup = min(100, -(-options.steps // 10))
-        if self.step < warmup:
-            return options.lr * (self.step + 1) / warmup
-        progress = (self.step - warmup) / max(1, options.steps - warmup)
-        return options.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return warmup_cosine(options.lr, self.step, warmup, options.steps)
 
     def _perplexity(self) -> float:
         self.model.train(False)

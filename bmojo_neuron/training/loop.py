@@ -25,11 +25,12 @@ from bmojo_neuron.training.corpus import load_corpus
 from bmojo_neuron.training.dialogues import (
     DialogueSource,
     Filler,
+    draw_text,
     sample_copies,
     sample_dialogue,
 )
 from bmojo_neuron.training.losses import dropout, scores, selection_loss
-from bmojo_neuron.training.optimizer import adamw, clip_gradients
+from bmojo_neuron.training.optimizer import adamw, clip_gradients, warmup_cosine
 from bmojo_neuron.training.recall import Plan, measure, perplexity
 from bmojo_neuron.training.recipe import AVERAGED, Recipe, Stage
 from bmojo_neuron.training.run import LOG_EVERY, SAVE_EVERY, Run
@@ -71,11 +72,14 @@ class Training:
             whole_words(),
             recipe.vocab_size,
         )
-        self.text = {
+        texts = {
             kind: Filler(self.tokenizer, corpus[kind].train)
             for kind in recipe.filler_kinds | recipe.text_kinds
         }
-        fillers = {kind: (self.text[kind], share) for kind, share in recipe.filler_kinds.items()}
+        self.texts_alone, fillers = (
+            {kind: (texts[kind], share) for kind, share in kinds.items()}
+            for kinds in (recipe.text_kinds, recipe.filler_kinds)
+        )
         self.source = DialogueSource(self.tokenizer, Words(corpus), fillers)
         self.heldout = Filler(self.tokenizer, corpus["bible"].heldout)
         self.seconds, self.attempt = 0.0, 0
@@ -201,10 +205,9 @@ class Training:
     def texts(self, stage: Stage, rng: np.random.Generator) -> Tensor:
         """Text alone (B, T), as many tokens as the stage's batch of dialogues; bos comes first."""
         recipe = self.recipe
-        kinds, shares = zip(*recipe.text_kinds.items(), strict=True)
         rows = []
         for _ in range(max(1, stage.batch * stage.length // recipe.text_length)):
-            text = self.text[kinds[rng.choice(len(kinds), p=np.divide(shares, sum(shares)))]]
+            text = draw_text(rng, self.texts_alone)
             start = rng.integers(len(text.tokens) - recipe.text_length)
             row = text.tokens[start : start + recipe.text_length].copy()
             row[0] = self.source.bos
@@ -264,11 +267,8 @@ class Training:
         recipe = self.recipe
         if stage.lr is not None:
             return stage.lr
-        if self.step < recipe.warmup:
-            return recipe.peak_lr * (self.step + 1) / recipe.warmup
-        falling = sum(stage.lr is None for stage in self.steps) - recipe.warmup
-        progress = min(1.0, (self.step - recipe.warmup) / max(1, falling))
-        return recipe.peak_lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+        steps = sum(stage.lr is None for stage in self.steps)
+        return warmup_cosine(recipe.peak_lr, self.step, recipe.warmup, steps)
 
     def _evaluate(self) -> dict[str, float]:
         """Recall of words kept out of notes, and perplexity, both on the held-out Bible."""

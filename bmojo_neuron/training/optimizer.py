@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -26,6 +27,16 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.95), foreach=True
     )
+
+
+def warmup_cosine(peak: float, step: int, warmup: int, steps: int) -> float:
+    """The learning rate of a step: it rises over `warmup` steps, falls on a cosine to a tenth of
+    `peak` until step `steps`, and stays there.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def clip_gradients(model: nn.Module, norm: float) -> None:

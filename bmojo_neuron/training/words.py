@@ -18,31 +18,7 @@ from bmojo_neuron.training.corpus import Text
 
 UNKNOWN = "unknown"  # the answer to a name that was never told
 KEPT_OUT = 0.1  # share of the words that no note of training holds
-_SOUNDS = (
-    (
-        "b",
-        "c",
-        "d",
-        "f",
-        "g",
-        "h",
-        "l",
-        "m",
-        "n",
-        "p",
-        "r",
-        "s",
-        "t",
-        "v",
-        "w",
-        "z",
-        "br",
-        "gl",
-        "st",
-        "tr",
-    ),
-    ("a", "e", "i", "o", "u"),
-)
+_SOUNDS = ((*"bcdfghlmnprstvwz", "br", "gl", "st", "tr"), tuple("aeiou"))
 
 
 @cache
@@ -103,7 +79,7 @@ class Words:
         """A value: one word, two, or a number; `kept_out` as for `name`."""
         shape = rng.random()
         if shape < 0.4:
-            return self._drawn(rng, _listed("values"), kept_out)
+            return self._common(rng, kept_out)
         if shape < 0.8:
             return self._drawn(rng, self._open, kept_out, capital=rng.random() < 0.3)
         if shape < 0.92:

@@ -1,32 +1,33 @@
 """Rules over several operands of an instruction, to be named in its declaration."""
 
+from collections.abc import Callable
+
 from nki_kernels.simulator.context import current, refuse
 from nki_kernels.simulator.instruction import Call, Check
 from nki_kernels.simulator.memory import Buffer
+from nki_kernels.simulator.tensor import NkiTensor
+
+
+def _alike(
+    names: tuple[str, ...], rule: str, of: Callable[[NkiTensor], object], unit: str = ""
+) -> Check:
+    def check(call: Call) -> None:
+        (first, one), *others = call.tensors(*names)
+        for name, other in others:
+            if of(other) != of(one):
+                refuse(rule, name, f"{of(one)}{unit}, as {first}", other)
+
+    return check
 
 
 def same_partitions(*names: str) -> Check:
     """The operands have the same number of partitions."""
-
-    def check(call: Call) -> None:
-        (first, one), *others = call.tensors(*names)
-        for name, other in others:
-            if other.shape[0] != one.shape[0]:
-                refuse("shape", name, f"{one.shape[0]} partitions, as {first}", other)
-
-    return check
+    return _alike(names, "shape", lambda tensor: tensor.shape[0], " partitions")
 
 
 def same_elements(*names: str) -> Check:
     """The operands have the same number of elements."""
-
-    def check(call: Call) -> None:
-        (first, one), *others = call.tensors(*names)
-        for name, other in others:
-            if other.size != one.size:
-                refuse("element-count", name, f"{one.size} elements, as {first}", other)
-
-    return check
+    return _alike(names, "element-count", lambda tensor: tensor.size, " elements")
 
 
 def elementwise(*names: str) -> Check:
@@ -42,14 +43,7 @@ def elementwise(*names: str) -> Check:
 
 def same_dtype(*names: str) -> Check:
     """The operands have the same dtype."""
-
-    def check(call: Call) -> None:
-        (first, one), *others = call.tensors(*names)
-        for name, other in others:
-            if other.dtype != one.dtype:
-                refuse("same-dtype", name, f"{one.dtype}, as {first}", other)
-
-    return check
+    return _alike(names, "same-dtype", lambda tensor: tensor.dtype)
 
 
 def not_both_psum(*names: str) -> Check:

@@ -5,12 +5,11 @@ docs/checkpoints.md shows what `bmojo inspect` prints.
 import re
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from bmojo_neuron.checkpoints import FAMILIES
 from bmojo_neuron.cli import app
-from tests.checkpoints.test_golden import GOLDEN
+from tests.checkpoints.test_golden import GOLDEN, needs_golden
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +26,7 @@ def test_the_table_names_every_family_and_the_tested_versions():
     assert f"safetensors {pinned['safetensors']}." in readme
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 def test_the_documented_inspection_is_what_the_command_prints(monkeypatch):
     page = (ROOT / "docs" / "checkpoints.md").read_text("utf-8")
     (sample,) = re.findall(r"(?s)```text\n(format: .*?)```", page)

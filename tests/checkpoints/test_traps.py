@@ -24,7 +24,7 @@ from tests.checkpoints.hybrid_reference import (
     tolerance,
     written,
 )
-from tests.checkpoints.test_golden import GOLDEN, NAMES
+from tests.checkpoints.test_golden import GOLDEN, NAMES, needs_golden
 
 LENGTH = 23
 IDS = torch.randint(0, 40, (LENGTH,), generator=torch.Generator().manual_seed(5))
@@ -74,7 +74,7 @@ def assert_apart(one: Tensor, other: Tensor) -> None:
     assert (one - other).abs().max() > 0.05
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 @pytest.mark.parametrize("name", NAMES)
 def test_the_statement_in_float64_agrees_with_the_reference_code(name):
     given = json.loads((GOLDEN / name / "config.json").read_text())

@@ -14,7 +14,7 @@ from bmojo_neuron.checkpoints.loading import load_checkpoint
 from bmojo_neuron.checkpoints.reading import Tensors
 from bmojo_neuron.cli import app
 from tests.checkpoints.test_convert import assert_same_tensors, edit
-from tests.checkpoints.test_golden import GOLDEN, NAMES
+from tests.checkpoints.test_golden import GOLDEN, NAMES, needs_golden
 from tests.model.batches import uncached
 from tests.model.conftest import random_ids
 
@@ -37,7 +37,7 @@ def fused(golden: Path, path: Path, letters: dict[str, str]) -> Path:
     return path
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 @pytest.mark.parametrize("name", NAMES)
 def test_unfused_it_is_the_checkpoint_without_the_attention_of_training(name, tmp_path):
     path = fused(GOLDEN / name, tmp_path / "fused", FUSED)
@@ -54,7 +54,7 @@ def test_unfused_it_is_the_checkpoint_without_the_attention_of_training(name, tm
     torch.testing.assert_close(uncached(load_checkpoint(tmp_path / "ours"), ids), expected)
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 def test_of_two_mixers_the_user_says_which_stays(tmp_path):
     path = fused(GOLDEN / "dev_gka", tmp_path / "fused", {"*": "*", "GKA": "GDN>GKA"})
     with pytest.raises(ValueError, match="write the one that shall stay, GDN or GKA"):
@@ -68,7 +68,7 @@ def test_of_two_mixers_the_user_says_which_stays(tmp_path):
     assert_same_tensors(GOLDEN / "dev_gka", tmp_path / "out")
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden data in {GOLDEN}")
+@needs_golden
 @pytest.mark.parametrize("lost", ["k_proj", ""], ids=["one", "all"])
 @pytest.mark.parametrize("token", ["SWA", "SWA*"])
 def test_an_attention_that_is_not_whole_is_not_completed_from_another(token, lost, tmp_path):

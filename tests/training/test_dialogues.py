@@ -15,6 +15,7 @@ from bmojo_neuron.training.dialogues import (
     Dialogue,
     DialogueSource,
     Filler,
+    draw_text,
     sample_copies,
     sample_dialogue,
 )
@@ -287,7 +288,7 @@ def test_fillers_are_taken_by_weight(
     weights = (1.0, 0.0, 3.0)
     weighted = {str(i): pair for i, pair in enumerate(zip(fillers, weights, strict=True))}
     source, rng = DialogueSource(tokenizer, words, weighted), np.random.default_rng(0)
-    taken = [fillers.index(source.filler(rng)) for _ in range(1000)]
+    taken = [fillers.index(draw_text(rng, source.fillers)) for _ in range(1000)]
     assert [taken.count(i) / 1000 for i in range(3)] == pytest.approx([0.25, 0, 0.75], abs=0.05)
 
 

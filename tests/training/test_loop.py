@@ -204,7 +204,7 @@ def test_every_kind_of_text_is_read_whether_or_not_it_is_filler(
     rows = run.texts(recipe.stages[0], np.random.default_rng(0))
     assert rows.shape == (4, 32)
     assert (rows[:, 0] == run.source.bos).all()
-    prose = run.tokenizer.decode(run.text["prose"].tokens)
+    prose = run.tokenizer.decode(run.texts_alone["prose"][0].tokens)
     assert all(run.tokenizer.decode(row[1:]) in prose for row in rows)
 
 

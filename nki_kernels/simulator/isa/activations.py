@@ -7,7 +7,7 @@ import numpy as np
 from nki_kernels.simulator import checks
 from nki_kernels.simulator.alu import FUNCTIONS, OPERATORS, Operator
 from nki_kernels.simulator.context import current, refuse
-from nki_kernels.simulator.dtypes import ALL, float32, tfloat32
+from nki_kernels.simulator.dtypes import ALL, Array, float32, tfloat32
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import Call, Operand, instruction
 from nki_kernels.simulator.isa.enums import reduce_cmd as commands
@@ -76,11 +76,7 @@ def activation(
     `reduce_res` (P, 1) gets the registers. Where it lies inside dst, dst is written first.
     """
     values = _activate(dst, op, data, bias, scale)
-    if reduce_op is None and reduce_cmd in (commands.reduce, commands.reset_reduce):
-        refuse("signature", "reduce_op", f"nl.add for reduce_cmd.{reduce_cmd.name}", None)
-    dst.write(values)
-    if reduce_cmd is not commands.idle or reduce_res is not None:
-        reduce(Engine.scalar, reduce_cmd, reduce_op, values, data, reduce_res)
+    _write(dst, values, data, reduce_op, reduce_res, reduce_cmd, "nl.add")
 
 
 @instruction(
@@ -106,6 +102,23 @@ def activation_reduce(
     values = _activate(dst, op, data, bias, scale)
     dst.write(values)
     reduce(Engine.scalar, commands.reset_reduce, reduce_op, values, data, reduce_res)
+
+
+def _write(
+    dst: NkiTensor,
+    values: Array,
+    data: NkiTensor,
+    reduce_op: Operator | None,
+    reduce_res: NkiTensor | None,
+    reduce_cmd: commands,
+    expected: str,
+) -> None:
+    """The values, and their reduction where one is asked for, with `expected` for its operator."""
+    if reduce_op is None and reduce_cmd in (commands.reduce, commands.reset_reduce):
+        refuse("signature", "reduce_op", f"{expected} for reduce_cmd.{reduce_cmd.name}", None)
+    dst.write(values)
+    if reduce_cmd is not commands.idle or reduce_res is not None:
+        reduce(Engine.scalar, reduce_cmd, reduce_op, values, data, reduce_res)
 
 
 def _steps(call: Call) -> None:
@@ -162,11 +175,7 @@ def activate2(
             values = apply(step, values, column(value, name, partitions), reverse=reverse)
     slope = (column(relu_param, "relu_param", partitions),) if op.name == "prelu" else ()
     values = op(values, *slope)
-    if reduce_op is None and reduce_cmd in (commands.reduce, commands.reset_reduce):
-        refuse("signature", "reduce_op", f"an operator for reduce_cmd.{reduce_cmd.name}", None)
-    dst.write(values)
-    if reduce_cmd is not commands.idle or reduce_res is not None:
-        reduce(Engine.scalar, reduce_cmd, reduce_op, values, data, reduce_res)
+    _write(dst, values, data, reduce_op, reduce_res, reduce_cmd, "an operator")
 
 
 @instruction(
