@@ -16,9 +16,9 @@ from bmojo_neuron.configuration import BMojoConfig
 from bmojo_neuron.norm import Rotation
 from bmojo_neuron.ops import Ops
 from bmojo_neuron.ops.innovation import EPS
-from bmojo_neuron.ops.memory_attention import Memory
+from bmojo_neuron.ops.memory_attention import Memory, Visibility
 from bmojo_neuron.state import State, StatePart, recurrent_dtype
-from bmojo_neuron.window import Call, FullCall, StepCall, ring_position, visible
+from bmojo_neuron.window import Call, FullCall, StepCall, ring_position
 
 SLOT_PARTS = ("eidetic_k", "eidetic_v", "eidetic_position", "eidetic_score")
 
@@ -84,7 +84,7 @@ class EideticMemory(nn.Module):
             ring = call.write(state["context_score"].unsqueeze(-1), score.unsqueeze(-1))
             tail = call.tail(extended, c.innovation_taps)
             running = call.tail(means.unsqueeze(-1), 1)[:, 0, 0]
-            seen = visible(call.query_position, state["eidetic_position"], c.window, None)
+            seen = Visibility(call.query_position, state["eidetic_position"], c.window)
             bias = self._bias(state["eidetic_score"])
             memory = Memory(q, state["eidetic_k"], state["eidetic_v"], seen, bias)
             new = {"context_score": ring.squeeze(-1), "predictor": tail, "innovation": running}
@@ -145,7 +145,7 @@ class EideticMemory(nn.Module):
             x = x.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, index)
             return x.view(-1, position.shape[1], kv_heads, k.shape[3]).transpose(1, 2)
 
-        seen = visible(call.query_position, position, self.config.window, None)
+        seen = Visibility(call.query_position, position, self.config.window)
         kept = score.flatten().index_select(0, index).view(position.shape)
         return Memory(q, slots(k), slots(v), seen, self._bias(kept))
 

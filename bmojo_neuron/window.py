@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bmojo_neuron.norm import Rotation
-from bmojo_neuron.ops.memory_attention import Memory
+from bmojo_neuron.ops.memory_attention import Memory, Visibility
 from bmojo_neuron.state import State
 
 
@@ -35,23 +35,6 @@ def ring_position(n: Tensor, size: int) -> Tensor:
     slot = torch.arange(size, dtype=torch.int32, device=n.device)
     last = (n - 1).unsqueeze(1)
     return last - (last - slot).remainder(size)
-
-
-def visible(query: Tensor, key: Tensor, near: int, far: int | None) -> Tensor:
-    """Which keys show themselves: near <= query - key < far, and the key exists (>= 0).
-
-    Args:
-        query: (N, Q) int32 positions.
-        key: (N, S) int32 positions.
-        near: least distance.
-        far: first distance at which a key is gone, or None for never.
-
-    Returns:
-        (N, 1, Q, S) bool, alike for all heads.
-    """
-    lag = query.unsqueeze(2) - key.unsqueeze(1)
-    seen = (lag >= near) & (key >= 0).unsqueeze(1)
-    return (seen if far is None else seen & (lag < far)).unsqueeze(1)
 
 
 class Call(ABC):
@@ -72,7 +55,7 @@ class Call(ABC):
     behind: Rotation
 
     def __init__(self) -> None:
-        self._masks: dict[tuple[int | None, int, int | None], Tensor] = {}
+        self._visible: dict[tuple[int | None, int, int | None], Visibility] = {}
 
     @abstractmethod
     def rows(self, x: Tensor) -> Tensor:
@@ -101,16 +84,16 @@ class Call(ABC):
     def past_position(self, size: int) -> Tensor:
         """Positions of the keys of a past of `size`, (N, R) int32; negative = no such token."""
 
-    def visible(self, past: int | None, near: int, far: int | None) -> Tensor:
-        """Mask (N, 1, Q, S) of a past of that size, or (None) of the tokens among the queries.
+    def visible(self, past: int | None, near: int, far: int | None) -> Visibility:
+        """What shows itself of a past of that size, or (None) of the tokens among the queries.
 
-        Computed once per call, however many layers ask.
+        One object per call, so one mask, however many layers ask.
         """
         kind = (past, near, far)
-        if kind not in self._masks:
+        if kind not in self._visible:
             position = self.query_position if past is None else self.past_position(past)
-            self._masks[kind] = visible(self.query_position, position, near, far)
-        return self._masks[kind]
+            self._visible[kind] = Visibility(self.query_position, position, near, far)
+        return self._visible[kind]
 
 
 class StepCall(Call):

@@ -189,7 +189,9 @@ class Recorder:
         model.model.layers[layer].layer.ops = dataclasses.replace(model.ops, memory_attention=self)
 
     def __call__(self, memories: list[Memory]) -> Tensor:
-        self.calls.append([Memory(*(x if x is None else x.clone() for x in m)) for m in memories])
+        self.calls.append(
+            [Memory(*(x.clone() if isinstance(x, Tensor) else x for x in m)) for m in memories]
+        )
         return memory_attention(memories)
 
 
@@ -210,7 +212,7 @@ class Tokens:
 
     def seen(self, memory: Memory, row: int, query: int, fading: bool = False) -> list[int]:
         """Positions of the tokens that one query sees in one memory, in order of slots."""
-        values = memory.v[row][:, memory.visible[row, 0, query]]  # (Hk, S, D)
+        values = memory.v[row][:, memory.visible.mask[row, 0, query]]  # (Hk, S, D)
         table = self.fading_value if fading else self.value
         distance = (values.unsqueeze(2) - table.unsqueeze(1)).abs().amax(dim=(0, 3))  # (S, T)
         assert (distance.amin(1) < 1e-4).all(), "a value that is no token's"
@@ -289,7 +291,7 @@ def test_the_score_is_added_to_eidetic_logits_alone(form, bias):
             assert eidetic.bias is None
             continue
         seen = tokens.seen(eidetic, row, column)
-        got = eidetic.bias[row][:, eidetic.visible[row, 0, column]]  # (H, S)
+        got = eidetic.bias[row][:, eidetic.visible.mask[row, 0, column]]  # (H, S)
         beta = model.model.layers[0].layer.eidetic.score_bias
         torch.testing.assert_close(got, beta.outer(scores[0, seen]), atol=1e-4, rtol=1e-4)
         seen_any |= bool(seen)
@@ -319,9 +321,9 @@ def test_logits_of_eidetic_keys(position, start):
     i, ages = 0, set()
     for *_, eidetic in recorder.calls:
         for column in range(eidetic.q.shape[2]):
-            keys = eidetic.k[0][:, eidetic.visible[0, 0, column]].repeat_interleave(2, dim=0)
+            keys = eidetic.k[0][:, eidetic.visible.mask[0, 0, column]].repeat_interleave(2, dim=0)
             got = (eidetic.q[0, :, column].unsqueeze(1) @ keys.transpose(1, 2)).squeeze(1)
-            shown = eidetic.v[0][:, eidetic.visible[0, 0, column]]
+            shown = eidetic.v[0][:, eidetic.visible.mask[0, 0, column]]
             fed = shown.abs().amax(dim=(0, 2)) > 0
             distance = (shown[:, fed].unsqueeze(2) - tokens.value.unsqueeze(1)).abs()
             seen = distance.amax(dim=(0, 3)).argmin(1).tolist() if fed.any() else []

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from bmojo_neuron.ops import load_ops
-from bmojo_neuron.ops.memory_attention import FEWEST_TILED, Memory
+from bmojo_neuron.ops.memory_attention import FEWEST_TILED, Memory, Visibility
 
 OPS = load_ops("torch")
 
@@ -16,8 +16,9 @@ def drawn(*shape: int) -> torch.Tensor:
 
 def memories(length: int, dtype: torch.dtype) -> list[Memory]:
     q, k, v = (drawn(2, n, s, 6).to(dtype) for n, s in ((4, length), (2, 9), (2, 10)))
-    visible = torch.ones(2, 1, length, 9, dtype=torch.bool)
-    return [Memory(q, k, v[:, :, :9], visible, drawn(2, 4, 9).to(dtype)), Memory(q, k, k, visible)]
+    here, before = (torch.arange(n, dtype=torch.int32).expand(2, -1) for n in (length, 9))
+    seen = Visibility(here + 9, before)
+    return [Memory(q, k, v[:, :, :9], seen, drawn(2, 4, 9).to(dtype)), Memory(q, k, k, seen)]
 
 
 def scan(length: int) -> tuple[torch.Tensor, ...]:
