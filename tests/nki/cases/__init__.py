@@ -7,12 +7,11 @@ from tests.nki.cases import (
     matmul,
     movement,
     mx,
+    operators,
     reductions,
     selection,
 )
 
-CASES = [
-    case
-    for family in (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
-    for case in family.CASES
-]
+FAMILIES = (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
+ACROSS = (operators,)
+CASES = [case for family in FAMILIES + ACROSS for case in family.CASES]

@@ -24,7 +24,7 @@ from tests.nki.cases.base import (
     op,
     whole,
 )
-from tests.nki.harness import Out, Psum
+from tests.nki.harness import In, Out
 
 CASES = [
     case(
@@ -79,7 +79,7 @@ CASES = [
     ),
     case(
         "tensor_tensor-psum-operand-bf16-result",
-        {"a": Psum(X), "b": Y.astype(BF16)},
+        {"a": In(X, nl.psum), "b": Y.astype(BF16)},
         Out((P, N), nl.bfloat16),
         lambda t: nisa.tensor_tensor(t.dst, t.a, t.b, op=nl.add),
         lambda a, b: a + b,
