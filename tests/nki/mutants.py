@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant("range_select: start ignored", "isa/selection.py",
            "np.float32(range_start) + ", ""),
     Mutant("affine_select: inverted", "isa/patterns.py",
-           "np.where(keep, values, values.dtype", "np.where(~keep, values, values.dtype"),
+           "np.where(keep, values, cast", "np.where(~keep, values, cast"),
     Mutant("iota: channel multiplier ignored", "isa/patterns.py",
            "offset + channel_multiplier *", "offset + 0 *"),
     Mutant("n_gather: from the end", "isa/patterns.py",

@@ -2,6 +2,7 @@
 
 from tests.nki.cases import (
     activation,
+    edges,
     elementwise,
     gpsimd,
     matmul,
@@ -13,5 +14,5 @@ from tests.nki.cases import (
 )
 
 FAMILIES = (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
-ACROSS = (operators,)
+ACROSS = (operators, edges)
 CASES = [case for family in FAMILIES + ACROSS for case in family.CASES]
