@@ -67,7 +67,7 @@ def dma_copy(
             refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
     if dst.is_indirect():
-        scatter(dst, values, oob_mode)
+        scatter(dst, values, oob_mode, inside)
     elif inside is None or inside.all():
         dst.write(values)
     elif inside.any():
@@ -92,20 +92,34 @@ def gather(src: NkiTensor, mode: oob_modes) -> tuple[Array, Array]:
     return flat[places], inside
 
 
-def scatter(dst: NkiTensor, values: Array, mode: oob_modes) -> None:
-    """Write values of dst's dtype to the rows of an indirect view."""
+def places_to_write(dst: NkiTensor, mode: oob_modes, gathered: Array | None) -> tuple[Array, Array]:
+    """The elements of an indirect dst, and which of its rows are written: those inside whose
+    sources were (`gathered`; None: all)."""
     places, inside = indirect_places(dst)
     refuse_outside(inside, mode, "dst")
+    if gathered is None or gathered.all():
+        return places, inside
+    _same_axis(dst, gathered)
+    return places, inside & gathered
+
+
+def scatter(dst: NkiTensor, values: Array, mode: oob_modes, gathered: Array | None) -> None:
+    """Write values of dst's dtype to the rows of an indirect view; see `places_to_write`."""
+    places, inside = places_to_write(dst, mode, gathered)
     chosen, storage = places[inside], dst.storage
     storage.raw.view(dst.dtype.dtype)[chosen] = values.reshape(places.shape)[inside]
     if storage.defined is not None:
         storage.defined.reshape(-1, dst.itemsize)[chosen] = 1
 
 
-def write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
-    """Write the gathered rows that were inside; needs the row axis to be dst's axis 0."""
+def _same_axis(dst: NkiTensor, inside: Array) -> None:
     if dst.shape[0] != inside.size:
         refuse("shape", "dst", f"{inside.size} rows on axis 0 with oob_mode.skip", dst)
+
+
+def write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
+    """Write the gathered rows that were inside; needs the row axis to be dst's axis 0."""
+    _same_axis(dst, inside)
     rows = values.reshape(dst.shape)
     for row in np.flatnonzero(inside):
         dst[int(row) : int(row) + 1].write(rows[row : row + 1])
@@ -146,8 +160,9 @@ def dma_transpose(
 ) -> None:
     """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
     if src.is_indirect():
-        values, inside = gather(src, oob_modes.error)
-        assert inside.all()
+        values, inside = gather(src, oob_mode)
+        if not inside.all():
+            refuse("value", "oob_mode", "error: a transpose that skips is not described", oob_mode)
     else:
         values = src.read("src")
     dst.write(values.transpose(axes))

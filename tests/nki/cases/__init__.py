@@ -11,8 +11,9 @@ from tests.nki.cases import (
     operators,
     reductions,
     selection,
+    transfers,
 )
 
 FAMILIES = (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
-ACROSS = (operators, edges)
+ACROSS = (operators, edges, transfers)
 CASES = [case for family in FAMILIES + ACROSS for case in family.CASES]
