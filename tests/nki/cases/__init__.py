@@ -2,6 +2,8 @@
 
 from tests.nki.cases import (
     activation,
+    chance,
+    dtype_pairs,
     edges,
     elementwise,
     gpsimd,
@@ -10,10 +12,11 @@ from tests.nki.cases import (
     mx,
     operators,
     reductions,
+    registers,
     selection,
     transfers,
 )
 
 FAMILIES = (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
-ACROSS = (operators, edges, transfers)
+ACROSS = (operators, dtype_pairs, registers, edges, transfers, chance)
 CASES = [case for family in FAMILIES + ACROSS for case in family.CASES]
