@@ -182,7 +182,7 @@ def names(*kinds: str) -> frozenset[str]:
 
 ARITHMETIC, BITWISE, FUNCTIONS = names("arithmetic"), names("bitwise"), names("function")
 COMPARE = names("compare")
-BINARY = names("arithmetic", "compare", "logical", "bitwise")
+BINARY = names("arithmetic", "compare", "logical", "bitwise") - {"invert"}
 REDUCTIONS = frozenset({"add", "multiply", "maximum", "minimum"})
 BIT_REDUCTIONS = frozenset({"bitwise_and", "bitwise_or", "bitwise_xor"})
 
