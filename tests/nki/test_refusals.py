@@ -15,6 +15,7 @@ from nki_kernels.simulator import language as nl
 from nki_kernels.simulator.rules import RULES, Mode
 from nki_kernels.simulator.scalars import NkiScalar
 from tests.nki.cases.refused import BY_INSTRUCTION, Refusal, hbm, ps, sb
+from tests.nki.cases.refused_arguments import BY_ARGUMENT
 from tests.nki.test_lint import PARSER
 
 X = np.ones((128, 64), np.float32)
@@ -269,7 +270,10 @@ REFUSALS += [
     Refusal("tensor-value", lambda: np.exp(sb(8, 8)), about="numpy on a tile"),
     Refusal("dma-engine", lambda: nisa.dma_copy(sb(8, 8), sb(8, 8), engine=nisa.engine.scalar)),
     Refusal("partition-start", lambda: C(sb(32, 4), sb(128, 4)[96:128][8:16]), about="inner view"),
-    *(Refusal(rule, call, (), {"target": on}, about) for rule, call, on, about in BY_INSTRUCTION),
+    *(
+        Refusal(rule, call, (), {"target": on}, about)
+        for rule, call, on, about in BY_INSTRUCTION + BY_ARGUMENT
+    ),
 ]
 REFUSALS += [
     Refusal("column-tiling", lambda: tiled(64, 32)()),
