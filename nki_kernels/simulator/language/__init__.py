@@ -38,6 +38,7 @@ from nki_kernels.simulator.language.control import (
     sequential_range,
     static_range,
     tile_size,
+    while_loop,
 )
 from nki_kernels.simulator.language.creation import (
     empty_like,
@@ -104,4 +105,4 @@ __all__ += ["min", "nc_version", "ndarray", "no_reorder", "num_programs", "ones"
 __all__ += ["prod", "program_id", "program_ndim", "psum", "sbuf", "sequential_range"]
 __all__ += ["shared_constant", "shared_hbm", "shared_identity_matrix", "static_range", "store"]
 __all__ += ["sum", "tensor", "tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32"]
-__all__ += ["where", "zeros", "zeros_like"]
+__all__ += ["where", "while_loop", "zeros", "zeros_like"]
