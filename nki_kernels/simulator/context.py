@@ -260,6 +260,16 @@ def set_op(name: str) -> None:
     _op.name = name
 
 
+def set_engine(engine: Engine) -> None:
+    """Name the engine of the instruction that runs."""
+    _op.engine = engine
+
+
+def running_engine() -> Engine:
+    """The engine of the instruction that runs."""
+    return getattr(_op, "engine", Engine.unknown)
+
+
 def refuse(
     rule: str,
     argument: str,

@@ -162,6 +162,7 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
     for argument, operand in spec.operands.items():
         _check_operand(call, argument, operand)
     call.engine = _engine(call)
+    context.set_engine(call.engine)
     if "engine" in call.arguments and call.engine is not Engine.dma:  # a DMA's only starts it
         call.arguments["engine"] = call.engine
     _check_reach(call)
