@@ -36,6 +36,11 @@ class NkiTensor(Views):
     __slots__ = ()
     __hash__ = object.__hash__
 
+    @property
+    def data(self) -> "NkiTensor":
+        """Itself, as the `data` of a tile grid is a tensor."""
+        return self
+
     def ap(
         self,
         pattern: Sequence[Sequence[int]],

@@ -43,7 +43,7 @@ def normal_index(tensor: Views, index: Any) -> View:
     for axis, (item, extent, stride) in enumerate(
         zip(items, tensor.shape, tensor.strides, strict=True)
     ):
-        start, count, step = _range(item, extent, axis)
+        start, count, step = index_range(item, extent, axis)
         offset += start * stride
         if axis in kept:
             shape.append(count)
@@ -51,7 +51,7 @@ def normal_index(tensor: Views, index: Any) -> View:
     return shape, strides, offset
 
 
-def _range(item: Any, extent: int, axis: int) -> tuple[int, int, int]:
+def index_range(item: Any, extent: int, axis: int) -> tuple[int, int, int]:
     """Start, count and step of one index along an axis of `extent`."""
     where = f"index {axis}"
     if isinstance(item, slice):
@@ -219,7 +219,7 @@ class Views:
     def select(self, dim: int, index: int) -> Self:
         """One element of an axis, which is dropped."""
         dim = self._axis(dim, "select", free=True)
-        start, _, _ = _range(index, self.shape[dim], dim)
+        start, _, _ = index_range(index, self.shape[dim], dim)
         keep = [axis for axis in range(self.ndim) if axis != dim]
         return self.with_view(
             [self.shape[axis] for axis in keep],

@@ -23,6 +23,7 @@ MEMORY = ("tests/nki/test_memory.py", "tests/nki/test_tensor.py")
 LINT = ("tests/nki/test_lint.py",)
 ADDRESSES = ("tests/nki/test_addresses.py",)
 LOOPS = ("tests/nki/test_loops.py",)
+GRIDS = ("tests/nki/test_grids.py",)
 ORDER = ("tests/nki/test_order.py",)
 CORES = ("tests/nki/test_cores.py",)
 
@@ -162,6 +163,11 @@ MUTANTS = (
            "32 if engine is Engine.tensor else 16", "32", ADDRESSES),
     Mutant("indirect: rows before columns", "access.py",
            "i % group, i // group]", "i // index.shape[1], i % index.shape[1]]", ADDRESSES),
+    Mutant("tile grid: boundary not clamped", "language/grids.py",
+           "max(0, (self.cells[-1] + 1) * self.cell - self.extent)", "0", GRIDS),
+    Mutant("alloc_tiles: tiles lie column by column", "language/grids.py",
+           "number * -(-axis.extent // axis.tile) + axis.start // axis.tile",
+           "number + axis.start // axis.tile", GRIDS),
     Mutant("partition start: 40 is allowed", "instruction.py", "else 32\n", "else 8\n", REFUSALS),
     Mutant("psum bank: not checked", "isa/matmul.py",
            "if first // PSUM_BANK_BYTES !=", "if first // PSUM_BANK_BYTES < 0 !=", REFUSALS),

@@ -50,6 +50,15 @@ from nki_kernels.simulator.language.creation import (
     zeros,
     zeros_like,
 )
+from nki_kernels.simulator.language.grids import (
+    NkiBlockGrid,
+    NkiGrid,
+    NkiTileGrid,
+    alloc_blocks,
+    alloc_tiles,
+    blocks,
+    tiles,
+)
 from nki_kernels.simulator.language.wrappers import (
     broadcast_to,
     device_print,
@@ -95,7 +104,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")
 
 
-__all__ = ["MemoryRegion", "NKIObject", "NkiNameError", "NkiScalar", "NkiTensor"]
+__all__ = ["MemoryRegion", "NKIObject", "NkiBlockGrid", "NkiGrid", "NkiNameError", "NkiScalar"]
+__all__ += ["NkiTensor", "NkiTileGrid", "alloc_blocks", "alloc_tiles", "blocks", "tiles"]
 __all__ += ["VirtualRegister", "affine_range", "bfloat16", "bool_", "broadcast_to", "device_print"]
 __all__ += ["ds", "dynamic_range", "empty_like", "expand_dims", "float16", "float32"]
 __all__ += ["float4_e2m1fn_x4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4", "float8_e5m2"]
