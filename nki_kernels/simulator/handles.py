@@ -84,28 +84,27 @@ def edges(pairs: Any, kind: Any) -> tuple[Edge, ...]:
 def apply(schedule: Iterable[Edge], events: Sequence[Event]) -> None:
     """Note the edges of `with_schedule` in a launch's events.
 
-    A name belongs to one instruction of each core, which a run-time loop may repeat.
+    A name belongs to one instruction of each core, which a run-time loop may repeat; a core that
+    does not run the producer does not wait for it.
     """
-    named: dict[str, dict[tuple[int, Any], Event]] = {}
+    asked = {name for consumer, producers, _ in schedule for name in (consumer, *producers)}
+    named: dict[str, dict[int, dict[tuple[int, int] | None, Event]]] = {}
     for event in events:
         if event.name is None:
             continue
-        places = named.setdefault(event.name, {})
-        if (event.core, event.loop) in places:
-            got = f"{described(places[event.core, event.loop])}, and line {event.line[1]}"
-            names = {name for consumer, producers, _ in schedule for name in (consumer, *producers)}
-            if event.name in names:
-                refuse("schedule", "name", "one instruction of a name", got, "with_schedule")
-        places[event.core, event.loop] = event
+        repeated = named.setdefault(event.name, {}).setdefault(event.core, {})
+        if event.name in asked and event.loop in repeated:
+            got = f"{described(repeated[event.loop])} and {described(event)}"
+            refuse("schedule", "name", "one instruction of a name", got, "with_schedule")
+        repeated[event.loop] = event
+    for name in sorted(asked - named.keys()):
+        expected = f"one of {', '.join(sorted(named)) or 'no names: give name='}"
+        refuse("schedule", "name", expected, repr(name), "with_schedule")
     for consumer, producers, kind in schedule:
-        for name in (consumer, *producers):
-            if name not in named:
-                expected = f"one of {', '.join(sorted(named)) or 'no names: give name='}"
-                refuse("schedule", "name", expected, repr(name), "with_schedule")
-        for (core, loop), event in named[consumer].items():
-            for name in producers:
-                here = named[name]
-                found = here.get((core, loop)) or here.get((core, None))
-                if found is None:
-                    found = next(iter(here.values()))
-                add(event, found, kind, "with_schedule")
+        for core, repeated in named[consumer].items():
+            for loop, event in repeated.items():
+                for name in producers:
+                    others = named[name].get(core, {})
+                    before = others.get(loop) or others.get(None)
+                    for producer in [before] if before else list(others.values())[:1]:
+                        add(event, producer, kind, "with_schedule")

@@ -141,6 +141,27 @@ def test_a_name_is_one_instruction_of_each_core() -> None:
     assert named[0, "slow"].start > named[1, "slow"].start == 0.0
 
 
+def test_a_core_does_not_wait_for_what_another_core_runs() -> None:
+    def kernel() -> None:
+        if nl.program_id(0) == 0:
+            nisa.iota(tile(4096), [[1, 4096]], name="slow")
+        nisa.memset(tile(512), 1.0, engine=V, name="fast")
+
+    steps = scheduled(jit(kernel)[2].with_schedule([("fast", "slow")])).steps
+    starts = {step.event.core: step.start for step in steps if step.event.name == "fast"}
+    assert starts == {0: pytest.approx(READY_SLOW), 1: 0.0}
+
+
+def into_a_loop() -> None:
+    x = tile(8)
+    nl.fori_loop(0, 2, lambda i: nisa.memset(x, 1.0, name="slow") and None)
+    nisa.memset(tile(8), 1.0, name="fast")
+
+
+def test_a_schedule_over_the_border_of_a_loop_is_refused() -> None:
+    refused(jit(into_a_loop).with_schedule([("fast", "slow")]), "one iteration of a run-time loop")
+
+
 def test_names_in_a_loop_wait_within_their_iteration() -> None:
     def kernel() -> None:
         a, b = tile(4096), tile(512)
