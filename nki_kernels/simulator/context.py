@@ -246,8 +246,9 @@ def refuse_endless(iterations: int, op: str) -> None:
     """Refuse a loop that has run longer than the session allows."""
     limit = current().loop_limit
     if iterations >= limit:
-        expected = f"the register to reach 0 within {limit:,} iterations; session(loop_limit=...)"
-        refuse("endless-loop", "", f"{expected} raises that", "a register that is not 0", op)
+        expected = f"the register to reach 0 within {limit:,} iterations"
+        raised = "session(loop_limit=...) or --loop-limit raises that"
+        refuse("endless-loop", "", f"{expected}; {raised}", "a register that is not 0", op)
 
 
 def in_kernel() -> bool:
