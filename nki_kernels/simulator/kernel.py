@@ -9,8 +9,10 @@ import numpy as np
 
 from nki_kernels.simulator import context, dtypes, lint, vendor
 from nki_kernels.simulator.context import Core, Session, refuse
+from nki_kernels.simulator.cost.order import check_order
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import entry, kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.handles import Edge, apply, edges
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.launch import Lane, lockstep
 from nki_kernels.simulator.ledger import Event, footprint
@@ -33,18 +35,29 @@ class Kernel:
         function: Callable[..., Any],
         grid: tuple[int, ...] = (),
         options: Mapping[str, Any] | None = None,
+        schedule: tuple[Edge, ...] = (),
     ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.grid, self.options = function, grid, options or {}
+        self.schedule = schedule
         self.name = getattr(function, "__name__", "kernel")
         code = getattr(plain(function), "__code__", None)
         self.line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
         self._entry = entry(self._launch, self.line, self.name)
 
     def __getitem__(self, grid: int | Sequence[int]) -> "Kernel":
-        return Kernel(
-            self.function, (grid,) if isinstance(grid, int) else tuple(grid), self.options
-        )
+        axes = (grid,) if isinstance(grid, int) else tuple(grid)
+        return Kernel(self.function, axes, self.options, self.schedule)
+
+    def with_schedule(self, schedule: Sequence[Any], kind: Any = None) -> "Kernel":
+        """The kernel with instructions that wait for others, by their `name=`.
+
+        Args:
+            schedule: pairs (consumer, producer or producers).
+            kind: see `NkiInstruction.depends_on`.
+        """
+        found = (*self.schedule, *edges(schedule, kind))
+        return Kernel(self.function, self.grid, self.options, found)
 
     @property
     def __call__(self) -> Any:
@@ -90,6 +103,12 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
         session.linted.add(read)
     if session.backend == "vendor":
+        if kernel.schedule:
+            asked = ", ".join(consumer for consumer, _, _ in kernel.schedule)
+            raise NotImplementedError(
+                f"with_schedule: expected none for backend 'vendor', which models no time, "
+                f"got one for {asked}; call the kernel without it"
+            )
         return vendor.run(kernel.function, kernel.grid, session, bound.args, bound.kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
     copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
@@ -116,8 +135,11 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     else:
         result = lockstep([functools.partial(body, core) for core in cores], line)[0]
     context.set_op(name)
+    events = session.ledger.events[first:]
     with context.running(session, cores[0]):
-        _check_returned(session.ledger.events[first:], cores[0], result)
+        apply(kernel.schedule, events)
+        check_order(events)
+        _check_returned(events, cores[0], result)
         arrays = _arrays(result)
     for original, copy in copies:
         if original.flags.writeable:

@@ -159,6 +159,19 @@ RULES = _table(
         "run-time loops are not nested",
         "NKI library: open issues on nested dynamic loops",
     ),
+    ("endless-loop", A, "a loop on a register ends: session(loop_limit=...)", OURS),
+    (
+        "loop-scope",
+        A,
+        "a tensor made in the body of a run-time loop is used there only",
+        "API: nl.fori_loop, nl.while_loop",
+    ),
+    (
+        "schedule",
+        A,
+        "named instructions exist, and what waits for what has no circle and no loop's border",
+        "API: nisa.NkiInstruction.depends_on; scheduling guide: with_schedule, no_reorder",
+    ),
     (
         "accumulate-undefined",
         A,

@@ -1,5 +1,6 @@
 """`nki.isa`: one module per family of instructions; their table is `instruction.INSTRUCTIONS`."""
 
+from nki_kernels.simulator.handles import NkiInstruction, dependency
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.isa import not_simulated
 from nki_kernels.simulator.isa.activations import (
@@ -79,7 +80,8 @@ globals().update(
     {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
 )
 
-__all__ = ["VirtualRegister", "activate2", "activation", "activation_reduce", "affine_select"]
+__all__ = ["NkiInstruction", "VirtualRegister", "dependency"]
+__all__ += ["activate2", "activation", "activation_reduce", "affine_select"]
 __all__ += ["bn_aggr", "bn_stats", "core_barrier", "dge_mode", "dma_compute", "dma_copy"]
 __all__ += ["dma_engine", "dma_transpose", "dropout", "engine", "exponential", "get_nc_version"]
 __all__ += ["gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8", "memset"]

@@ -33,7 +33,7 @@ def _dge(call: Call) -> None:
     if dst.dtype != src.dtype:
         refuse("same-dtype", "dst", f"{src.dtype}, as src, with hwdge", dst)
     for name, tensor in (("dst", dst), ("src", src)):
-        if tensor.is_indirect():
+        if tensor.gathers:
             refuse("value", "dge_mode", "swdge for a vector_offset", f"hwdge, {name} {tensor!r}")
     if engine not in (None, Engine.dma, Engine.unknown, Engine.sync, Engine.scalar):
         refuse("engine", "engine", "sync or scalar with hwdge", engine)
@@ -58,7 +58,7 @@ def dma_copy(
     Unequal dtypes go through float32. With a vector offset, rows are gathered (src) or scattered
     (dst); a row outside is an error, or leaves dst untouched with `oob_mode.skip`.
     """
-    if src.is_indirect():
+    if src.gathers:
         values, inside = gather(src, oob_mode)
     else:
         values, inside = src.read("src"), None
@@ -66,7 +66,7 @@ def dma_copy(
         if "packed" in (dst.dtype.kind, src.dtype.kind):
             refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
-    if dst.is_indirect():
+    if dst.gathers:
         scatter(dst, values, oob_mode)
     elif inside is None or inside.all():
         dst.write(values)
@@ -145,7 +145,7 @@ def dma_transpose(
     engine: Engine = Engine.unknown,
 ) -> None:
     """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
-    if src.is_indirect():
+    if src.gathers:
         values, inside = gather(src, oob_modes.error)
         assert inside.all()
     else:

@@ -28,7 +28,7 @@ def _sources(call: Call) -> None:
 
 def _same_rows(one: NkiTensor, other: NkiTensor) -> bool:
     """Whether two indirect views are the same rows of the same tensor."""
-    return one.storage is other.storage and one.shape == other.shape and one.is_indirect()
+    return one.storage is other.storage and one.shape == other.shape and one.gathers
 
 
 @instruction(
@@ -53,18 +53,18 @@ def dma_compute(
     """
     inside = None
     total: Array = np.zeros(dst.shape, np.float32)
-    onto_itself = dst.is_indirect() and any(_same_rows(dst, src) for src in srcs)
+    onto_itself = dst.gathers and any(_same_rows(dst, src) for src in srcs)
     for src in srcs:
         if onto_itself and _same_rows(dst, src):
             continue
-        if src.is_indirect():
+        if src.gathers:
             values, inside = gather(src, oob_mode)
         else:
             values = src.read("srcs")
         total = total + values.astype(np.float32).reshape(dst.shape)
     if onto_itself:
         _add_rows(dst, total, unique_indices, oob_mode)
-    elif dst.is_indirect():
+    elif dst.gathers:
         scatter(dst, cast(total, dst.dtype), oob_mode)
     elif inside is None or inside.all():
         dst.write(total)

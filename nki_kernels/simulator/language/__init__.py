@@ -38,6 +38,7 @@ from nki_kernels.simulator.language.control import (
     sequential_range,
     static_range,
     tile_size,
+    while_loop,
 )
 from nki_kernels.simulator.language.creation import (
     empty_like,
@@ -48,6 +49,15 @@ from nki_kernels.simulator.language.creation import (
     shared_identity_matrix,
     zeros,
     zeros_like,
+)
+from nki_kernels.simulator.language.grids import (
+    NkiBlockGrid,
+    NkiGrid,
+    NkiTileGrid,
+    alloc_blocks,
+    alloc_tiles,
+    blocks,
+    tiles,
 )
 from nki_kernels.simulator.language.wrappers import (
     broadcast_to,
@@ -94,7 +104,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")
 
 
-__all__ = ["MemoryRegion", "NKIObject", "NkiNameError", "NkiScalar", "NkiTensor"]
+__all__ = ["MemoryRegion", "NKIObject", "NkiBlockGrid", "NkiGrid", "NkiNameError", "NkiScalar"]
+__all__ += ["NkiTensor", "NkiTileGrid", "alloc_blocks", "alloc_tiles", "blocks", "tiles"]
 __all__ += ["VirtualRegister", "affine_range", "bfloat16", "bool_", "broadcast_to", "device_print"]
 __all__ += ["ds", "dynamic_range", "empty_like", "expand_dims", "float16", "float32"]
 __all__ += ["float4_e2m1fn_x4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4", "float8_e5m2"]
@@ -104,4 +115,4 @@ __all__ += ["min", "nc_version", "ndarray", "no_reorder", "num_programs", "ones"
 __all__ += ["prod", "program_id", "program_ndim", "psum", "sbuf", "sequential_range"]
 __all__ += ["shared_constant", "shared_hbm", "shared_identity_matrix", "static_range", "store"]
 __all__ += ["sum", "tensor", "tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32"]
-__all__ += ["where", "zeros", "zeros_like"]
+__all__ += ["where", "while_loop", "zeros", "zeros_like"]

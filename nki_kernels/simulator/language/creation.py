@@ -52,6 +52,7 @@ def ndarray(
     if buffer.on_chip:
         _check_tile(session, extents, kind, buffer, name)
     storage = Storage.empty(buffer, rows, count // rows, kind, name, kernel_line())
+    storage.loop = core.loop.number if core.loop is not None else None
     if buffer.on_chip:
         session.ledger.allocate(storage, core.index)
     dense = reshaped_strides((count,), (1,), extents)
