@@ -151,7 +151,12 @@ RULES = _table(
         "API: nisa.dma_copy, oob_mode",
     ),
     ("view", A, "the view can be made without a copy", "API: NkiTensor views"),
-    ("tensor-operator", A, "tensors have no Python operators: call nisa or nl", LANGUAGE),
+    (
+        "tensor-operator",
+        A,
+        "tensors have no Python operators and no tensor[...] = x: call nisa or nl",
+        LANGUAGE,
+    ),
     ("tensor-value", A, "what exists only at run time is not needed by Python", TRACER),
     (
         "nested-loop",

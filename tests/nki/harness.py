@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import isa, jit, session
+from nki_kernels.simulator import dtypes, isa, jit, session
 from nki_kernels.simulator import language as nl
 
 
@@ -32,7 +32,8 @@ def tile(value: Any) -> Any:
     """An SBUF or PSUM tile of an array, filled as a kernel would."""
     psum = isinstance(value, Psum)
     array = value.array if psum else value
-    made = nl.shared_constant(array)
+    made = nl.ndarray(array.shape, dtypes.find(array.dtype))
+    made.write(array)
     if not psum:
         return made
     moved = nl.ndarray(made.shape, made.dtype, buffer=nl.psum)

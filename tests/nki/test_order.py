@@ -25,6 +25,13 @@ def tile(columns: int) -> Any:
     return nl.ndarray((128, columns), nl.float32)
 
 
+def ones() -> Any:
+    """A tile that no instruction had to fill."""
+    made = tile(64)
+    made.write(np.ones((128, 64)))
+    return made
+
+
 def slow_and_fast() -> tuple[Any, Any]:
     """Two instructions without common data, on different engines."""
     slow = nisa.iota(tile(4096), [[1, 4096]], name="slow")
@@ -101,9 +108,7 @@ def test_a_kernel_with_a_schedule_waits_by_name(pairs: Any) -> None:
 def test_schedules_add_up_and_have_a_kind() -> None:
     def kernel() -> None:
         slow_and_fast()
-        nisa.activation(
-            tile(64), nl.exp, nl.shared_constant(np.ones((128, 64), np.float32)), name="c"
-        )
+        nisa.activation(tile(64), nl.exp, ones(), name="c")
 
     both = jit(kernel).with_schedule([("fast", "slow")]).with_schedule([("c", ["fast"])], SCHEDULE)
     slow, fast, last = scheduled(both).steps
@@ -212,9 +217,6 @@ def test_a_block_without_reordering_starts_in_program_order() -> None:
                 nisa.memset(tile(64), 1.0, engine=nisa.engine.gpsimd)
             nisa.activation(tile(64), nl.exp, ones())
         nisa.activation(tile(64), nl.exp, ones())
-
-    def ones() -> Any:
-        return nl.shared_constant(np.ones((128, 64), np.float32))
 
     first, waiting, inner, behind, free = scheduled(jit(kernel)).steps
     assert waiting.start == pytest.approx(first.done)

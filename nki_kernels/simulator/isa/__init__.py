@@ -1,5 +1,6 @@
 """`nki.isa`: one module per family of instructions; their table is `instruction.INSTRUCTIONS`."""
 
+from nki_kernels.simulator.errors import NkiValidationError
 from nki_kernels.simulator.handles import NkiInstruction, dependency
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.isa import not_simulated
@@ -27,6 +28,7 @@ from nki_kernels.simulator.isa.enums import (
     dge_mode,
     dma_engine,
     engine,
+    get_nc_sub_version,
     get_nc_version,
     matmul_perf_mode,
     nc_version,
@@ -95,3 +97,4 @@ __all__ += ["sync_engine", "tensor_copy", "tensor_copy_predicated", "tensor_engi
 __all__ += ["tensor_partition_reduce", "tensor_reduce", "tensor_scalar"]
 __all__ += ["tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
 __all__ += ["tensor_tensor_scan", "topk", "unknown_engine", "vector_engine"]
+__all__ += ["NkiInstruction", "NkiValidationError", "get_nc_sub_version"]

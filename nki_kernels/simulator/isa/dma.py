@@ -21,8 +21,11 @@ DEFAULT_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 def _dge(call: Call) -> None:
     """Hardware descriptor generation: gen3 on, equal dtypes, no offset vectors."""
     mode, engine = call.arguments["dge_mode"], call.arguments.get("engine")
-    if call.arguments.get("priority") is not None and current().generation.number < 4:
+    priority = call.arguments["priority"]
+    if priority is not None and current().generation.number < 4:
         refuse("generation", "priority", "gen4", current().generation.name)
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= 3):
+        refuse("value", "priority", "an int in 0..3, the most urgent first", priority)
     if mode is not dge_modes.hwdge:
         if engine not in (None, Engine.dma, Engine.unknown):
             refuse("dma-engine", "engine", "dge_mode.hwdge with it", f"dge_mode.{mode.name}")
@@ -140,11 +143,15 @@ def dma_transpose(
     dst: NkiTensor,
     src: NkiTensor,
     axes: Sequence[int] | None = None,
+    priority: int | None = None,
     dge_mode: dge_modes = dge_modes.unknown,
     oob_mode: oob_modes = oob_modes.error,
     engine: Engine = Engine.unknown,
 ) -> None:
-    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
+    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank.
+
+    `priority` (gen4) changes when it runs, not its value.
+    """
     if src.gathers:
         values, inside = gather(src, oob_modes.error)
         assert inside.all()

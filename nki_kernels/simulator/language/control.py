@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -111,14 +111,22 @@ def _counted(indices: range) -> Iterator[VirtualRegister]:
         context.leave_loop()
 
 
-def program_id(axis: int) -> int:
+def program_id(axis: int = 0) -> int:
     """Which core of the launch grid this is."""
+    _only_axis("axis", axis, "program_id")
     return context.core().index
 
 
-def num_programs(axes: int | None = None) -> int:
+def num_programs(axes: int | Sequence[int] | None = None) -> int:
     """Cores of the launch grid."""
+    for axis in axes if isinstance(axes, (list, tuple)) else [axes]:
+        _only_axis("axes", axis, "num_programs")
     return context.core().count
+
+
+def _only_axis(argument: str, axis: Any, op: str) -> None:
+    if axis not in (0, None):
+        refuse("value", argument, "0: a launch grid has one dimension", axis, op)
 
 
 def program_ndim() -> int:
