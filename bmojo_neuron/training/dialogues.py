@@ -29,7 +29,7 @@ from bmojo_neuron.training.forms import (
 from bmojo_neuron.training.words import UNKNOWN, Words
 
 NEVER = np.iinfo(np.int32).max
-EVENT_LENGTH = 9  # tokens of a note or a question, about
+EVENT_LENGTH = 11  # tokens of a note or a question, about
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ class DialogueSource:
             self._pieces[piece] = np.asarray(encoded, np.int32)
         return self._pieces[piece]
 
-    def say(self, form: Form, name: str, value: str, end: str = "\n") -> Said:
+    def say(self, form: Form, name: str, value: str) -> Said:
         """A note or a question with its answer, as tokens."""
         pieces, places = [], []
         words = {NAME: f" {name}", VALUE: f" {value}"}
-        for piece in (*form, end):
+        for piece in form:
             ids = self.ids(words.get(piece, piece))
             pieces.append(ids)
             places.append(np.full(len(ids), piece == VALUE))
@@ -166,6 +166,17 @@ class _Sheet:
         return Dialogue(self.tokens, self.is_answer, self.is_value)
 
 
+@dataclass(eq=False)
+class _Fact:
+    """A name and its value, and from which positions on it is told (anew) and asked (again)."""
+
+    name: str
+    value: str
+    tell: float
+    ask: float = NEVER
+    told: bool = False
+
+
 def sample_dialogue(
     rng: np.random.Generator,
     source: DialogueSource,
@@ -176,22 +187,26 @@ def sample_dialogue(
     min_distance: int = 1,
     changed: float = 0.1,
     untold: float = 0.0,
+    again: float = 1.0,
 ) -> Dialogue:
     """A dialogue that starts with the bos token and asks as often as the filler leaves room for.
 
-    With `filler` 0 the notes stand back to back, then the questions. With more, the notes arrive at
-    random over the first `filler` of the sequence. A name is asked again and again: each time it is
-    told or answered it draws a distance, log-uniformly up to `length`, and whichever name is due
-    first is asked next. A told name may be corrected, after a distance drawn alike.
+    The first notes stand at the beginning or, in half of the dialogues, come at random over the
+    first `filler` of the sequence. Each time that a name is told it draws a distance, log-uniformly
+    up to what is left of the sequence, from which on it is asked; whichever is due first comes
+    first. With `filler` 0 there is nothing to wait for: notes stand back to back, then questions.
+    A told name may be corrected, after a distance drawn alike. An answered one is asked again, or
+    makes room for another name, told after a distance drawn alike.
 
     Args:
         length: tokens of the dialogue; what stands at its end may be cut.
-        notes: names told, at least 1.
-        filler: expected share of filler tokens, 0 <= filler < 1; more where no name is due.
+        notes: names that are told or asked at a time, at least 1.
+        filler: expected share of filler tokens, 0 <= filler < 1; more where nothing is due.
         min_distance: least distance of a question.
         changed: chance that what was told will be corrected, each time that it is told.
         untold: share of the questions that ask for a name which was not told; the answer is
             UNKNOWN.
+        again: chance that an answered name is asked again.
 
     Raises:
         ValueError: `notes` or `filler` out of range.
@@ -200,61 +215,62 @@ def sample_dialogue(
         raise ValueError(f"notes: expected at least 1, got {notes}")
     if not 0 <= filler < 1:
         raise ValueError(f"filler: expected 0 <= filler < 1, got {filler}")
-    names: list[str] = []
-    while len(names) < notes:
-        name = source.words.name(rng)
-        if name not in names:
-            names.append(name)
-    values = [source.words.value(rng) for _ in names]
-    arrival = np.sort(rng.random(notes)) * filler * length
-    corrected = np.full(notes, float(NEVER))  # position from which the name is corrected
-    due = np.full(notes, float(NEVER))  # position from which it is asked
     sheet = _Sheet(length, source.bos)
     text = draw_text(rng, source.fillers)
     line = int(rng.integers(len(text.starts)))
     share = filler / text.mean_line
     chance = share / (share + (1 - filler) / EVENT_LENGTH)
-    told = 0
+    taken: set[str] = set()  # names ever told
+
+    def fresh(tell: float) -> _Fact:
+        while (name := source.words.name(rng)) in taken:
+            pass
+        taken.add(name)
+        return _Fact(name, source.words.value(rng), tell)
 
     def later() -> float:
-        return sheet.at + min_distance * float((length / min_distance) ** rng.random())
+        left = max(length - sheet.at, min_distance)
+        return sheet.at + min_distance * float((left / min_distance) ** rng.random())
 
-    def end() -> str:
-        return "\n" if rng.random() < 0.85 else "\n\n"
+    def ends() -> tuple[str, ...]:
+        return ("\n",) if rng.random() < 0.85 else ("\n", "\n")
 
-    def tell(row: int, form: Form) -> None:
-        said = source.say(form, names[row], values[row], end())
+    def tell(fact: _Fact) -> None:
+        if fact.told:
+            fact.value = source.words.value(rng)
+        form = draw_form(rng, CORRECTIONS if fact.told else NOTES)
+        said = source.say((*form, *ends()), fact.name, fact.value)
         where = sheet.write(said.tokens)
         sheet.is_value[where] = said.is_value[: where.stop - where.start]
-        due[row] = later()
-        corrected[row] = later() if rng.random() < changed else NEVER
+        fact.told, fact.ask = True, later()
+        fact.tell = later() if rng.random() < changed else NEVER
 
     def ask(name: str, value: str) -> None:
-        said = source.say(draw_form(rng, QUESTIONS), name, value, end())
+        said = source.say((*draw_form(rng, QUESTIONS), *ends()), name, value)
         where = sheet.write(said.tokens)
         answer = said.is_value | np.roll(said.is_value, 1)  # and the full stop
         sheet.is_answer[where] = answer[: where.stop - where.start]
 
+    arrival = np.zeros(notes) if rng.random() < 0.5 else rng.random(notes) * filler * length
+    facts = [fresh(tell) for tell in np.sort(arrival).tolist()]
     while sheet.at < length:
         if rng.random() >= chance:
-            changing = int(corrected.argmin())
-            asking = int(due.argmin())
-            if told < notes and arrival[told] <= sheet.at:
-                tell(told, draw_form(rng, NOTES))
-                told += 1
+            telling = min(facts, key=lambda fact: fact.tell)
+            asking = min(facts, key=lambda fact: fact.ask)
+            if telling.tell <= min(sheet.at, asking.ask):
+                tell(telling)
                 continue
-            if corrected[changing] <= sheet.at:
-                values[changing] = source.words.value(rng)
-                tell(changing, draw_form(rng, CORRECTIONS))
-                continue
-            if due[asking] <= sheet.at or (filler == 0 and due[asking] < NEVER):
+            if asking.ask <= sheet.at or (filler == 0 and asking.ask < NEVER):
                 if rng.random() < untold:
                     name = source.words.name(rng)
-                    if name not in names:
+                    if name not in taken:
                         ask(name, UNKNOWN)
                     continue
-                ask(names[asking], values[asking])
-                due[asking] = later()
+                ask(asking.name, asking.value)
+                if rng.random() < again:
+                    asking.ask = later()
+                else:
+                    facts[facts.index(asking)] = fresh(later())
                 continue
         sheet.write(text.line(line))
         line += 1

@@ -46,7 +46,7 @@ class Options:
         batch: sequences per step, B.
         length: tokens per sequence, T.
         lr: AdamW's learning rate after a tenth of the steps (100 at most), from where it falls on a
-            cosine to a tenth.
+            cosine to a hundredth.
         seed: of the batches.
         parse_special_tokens: names of special tokens in the text are these tokens.
 

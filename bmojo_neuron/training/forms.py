@@ -38,9 +38,9 @@ QUESTIONS: tuple[tuple[Form, float], ...] = (
     (("Q:", NAME, "\n", "A:", VALUE, "."), 0.15),
 )
 CASES: tuple[tuple[Callable[[str], str], float], ...] = (
-    (str, 0.8),
+    (str, 0.7),
     (str.lower, 0.15),
-    (str.upper, 0.05),
+    (str.upper, 0.15),
 )
 
 

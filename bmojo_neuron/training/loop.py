@@ -6,9 +6,9 @@ unbroken one sees.
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,14 +21,9 @@ from transformers import PreTrainedTokenizerFast
 
 from bmojo_neuron.causal_lm import BMojoForCausalLM
 from bmojo_neuron.configuration import BMojoConfig
+from bmojo_neuron.training.batches import Dialogues, draw_texts
 from bmojo_neuron.training.corpus import load_corpus
-from bmojo_neuron.training.dialogues import (
-    DialogueSource,
-    Filler,
-    draw_text,
-    sample_copies,
-    sample_dialogue,
-)
+from bmojo_neuron.training.dialogues import DialogueSource, Filler
 from bmojo_neuron.training.losses import dropout, scores, selection_loss
 from bmojo_neuron.training.optimizer import adamw, clip_gradients, warmup_cosine
 from bmojo_neuron.training.recall import Plan, measure, perplexity
@@ -36,15 +31,6 @@ from bmojo_neuron.training.recipe import AVERAGED, Recipe, Stage
 from bmojo_neuron.training.run import LOG_EVERY, SAVE_EVERY, Run
 from bmojo_neuron.training.tokenizer import train_tokenizer
 from bmojo_neuron.training.words import Words, whole_words
-
-
-@dataclass(frozen=True)
-class Batch:
-    """tokens (B, T) int64; answers and values (B, T) bool, see `dialogues.Dialogue`."""
-
-    tokens: Tensor
-    answers: Tensor
-    values: Tensor
 
 
 class Training:
@@ -62,6 +48,7 @@ class Training:
     step: int
     steps: list[Stage]  # the plan: the stage of each step
     taken: list[int]  # the plan's steps by stage
+    under_way: Dialogues | None
     answer: float | None  # moving average of the answers' loss in this stage
 
     def __init__(self, recipe: Recipe, out: Path, resume: bool = True) -> None:
@@ -84,7 +71,7 @@ class Training:
         self.heldout = Filler(self.tokenizer, corpus["bible"].heldout)
         self.seconds, self.attempt = 0.0, 0
         self._begin()
-        names = ("step", "seconds", "answer", "taken", "attempt")
+        names = ("step", "seconds", "answer", "taken", "attempt", "begun", "read")
         if resume and (position := self._run.position(*names)) is not None:
             self.step, self.seconds = position["step"], position["seconds"]
             self.answer, self.taken = position["answer"], position["taken"]
@@ -92,6 +79,15 @@ class Training:
             pairs = zip(recipe.stages, self.taken, strict=True)
             self.steps = [stage for stage, taken in pairs for _ in range(taken)]
             self._run.load(self.model, self.optimizer)
+            if position["begun"] is not None:
+                self.under_way = Dialogues(
+                    self.source,
+                    self.steps[position["begun"]],
+                    recipe.seed + self.attempt,
+                    position["begun"],
+                    position["read"],
+                    self._run.state(),
+                )
         self._run.cut_log(self.step)
 
     def _begin(self) -> None:
@@ -111,6 +107,7 @@ class Training:
         self.taken = [stage.steps for stage in recipe.stages]
         self.step = 0
         self.answer = None
+        self.under_way = None
 
     def run(self, max_minutes: float | None = None) -> BMojoForCausalLM:
         """Train to the recipe's end, or for `max_minutes`; returns the model in evaluation mode."""
@@ -137,6 +134,8 @@ class Training:
                     bar.reset(self._tokens())
                     self._run.cut_log(self.step)
                     continue
+                if stage.kept and self._over(stage):
+                    self._run.keep(self.model, self._index(stage))
                 bar.total = self._tokens()
                 now = time.monotonic()
                 self.seconds = earlier + now - started
@@ -152,8 +151,18 @@ class Training:
                 if max_minutes is not None and now - started > 60 * max_minutes:
                     break
         self.save()
+        kept = [i for i, stage in enumerate(self.recipe.stages) if stage.kept]
+        if kept and self.step == len(self.steps):
+            self._run.mean(self.model, kept)
         self.model.train(False)
         return self.model
+
+    def _over(self, stage: Stage) -> bool:
+        """Whether the step that was taken last was the last of this stage."""
+        return self.step == len(self.steps) or self.steps[self.step] is not stage
+
+    def _index(self, stage: Stage) -> int:
+        return next(i for i, one in enumerate(self.recipe.stages) if one is stage)
 
     def _tokens(self, steps: int | None = None) -> int:
         """Tokens of the first `steps` of the plan (default: of all)."""
@@ -164,11 +173,11 @@ class Training:
         if answer is not None:
             before = answer if self.answer is None else self.answer
             self.answer = before + (answer - before) / AVERAGED
-        over = self.step == len(self.steps) or self.steps[self.step] is not stage
+        over = self._over(stage)
         so_far = math.inf if self.answer is None else self.answer
         learnt = stage.until is not None and so_far < stage.until
         if learnt and not over:
-            i = self.recipe.stages.index(stage)
+            i = self._index(stage)
             self.taken[i] = self.step - sum(self.taken[:i])
             rest = [s for s in self.steps[self.step :] if s is not stage]
             self.steps = self.steps[: self.step] + rest
@@ -179,40 +188,18 @@ class Training:
         more = self.attempt + 1 < self.recipe.attempts
         return "failed" if over and stage.until is not None and more else "open"
 
-    def dialogues(self, stage: Stage, rng: np.random.Generator) -> Batch:
-        """Dialogues of this stage, and among them sequences of the copy warm-up."""
-        drawn = []
-        for _ in range(stage.batch):
-            if rng.random() < stage.copies:
-                drawn.append(sample_copies(rng, self.source, stage.length))
-                continue
-            dialogue = sample_dialogue(
-                rng,
-                self.source,
-                length=stage.length,
-                notes=int(rng.integers(stage.notes[0], stage.notes[1] + 1)),
-                filler=rng.uniform(*stage.filler),
-                changed=stage.changed,
-                untold=stage.untold,
-            )
-            drawn.append(dialogue)
-        return Batch(
-            torch.from_numpy(np.stack([one.tokens for one in drawn])).long(),
-            torch.from_numpy(np.stack([one.is_answer for one in drawn])),
-            torch.from_numpy(np.stack([one.is_value for one in drawn])),
-        )
+    def dialogues(self, stage: Stage) -> Dialogues:
+        """Those under way, or new ones where these are through or of another stage."""
+        if self.under_way is None or self.under_way.through or self.under_way.stage is not stage:
+            seed = self.recipe.seed + self.attempt
+            self.under_way = Dialogues(self.source, stage, seed, self.step)
+        return self.under_way
 
     def texts(self, stage: Stage, rng: np.random.Generator) -> Tensor:
-        """Text alone (B, T), as many tokens as the stage's batch of dialogues; bos comes first."""
-        recipe = self.recipe
-        rows = []
-        for _ in range(max(1, stage.batch * stage.length // recipe.text_length)):
-            text = draw_text(rng, self.texts_alone)
-            start = rng.integers(len(text.tokens) - recipe.text_length)
-            row = text.tokens[start : start + recipe.text_length].copy()
-            row[0] = self.source.bos
-            rows.append(row)
-        return torch.from_numpy(np.stack(rows)).long()
+        """Text alone (B, T), as many tokens as the stage's batch of dialogues."""
+        length = self.recipe.text_length
+        rows = max(1, stage.batch * stage.length // length)
+        return draw_texts(rng, self.texts_alone, rows, length, self.source.bos)
 
     def _train_step(self, stage: Stage) -> dict[str, float]:
         recipe = self.recipe
@@ -222,7 +209,7 @@ class Training:
         if rng.random() < stage.text:
             loss, report = self._text_loss(self.texts(stage, rng))
         else:
-            loss, report = self._dialogue_loss(stage, self.dialogues(stage, rng), rng)
+            loss, report = self._dialogue_loss(self.dialogues(stage), rng)
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(stage)
@@ -239,10 +226,17 @@ class Training:
         return text + self._innovation_loss(innovation), {"text": text}
 
     def _dialogue_loss(
-        self, stage: Stage, batch: Batch, rng: np.random.Generator
+        self, dialogues: Dialogues, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        stage, batch, base = dialogues.stage, dialogues.sequences, self.model.model
+        innovation, state = None, dialogues.state
         with scores(self.model) as score:
-            (h,), innovation = self.model.model.full(batch.tokens)
+            if stage.spans == 1:
+                (h,), innovation = base.full(batch.tokens)
+            else:
+                state = base.new_state(stage.batch) if state is None else state
+                h, state = base.feed(batch.tokens, state, all_tokens=True)
+        dialogues.go_on(state)
         h, target = h[:, :-1].flatten(0, 1), batch.tokens[:, 1:].flatten()
         asked = batch.answers[:, 1:].flatten()
         drawn = torch.from_numpy(rng.random(len(target)) < self.recipe.text_loss_share)
@@ -253,7 +247,9 @@ class Training:
         loss = stage.text_weight * other + answer + self._innovation_loss(innovation)
         report = {"answer": answer} if asked.any() else {}
         if stage.selection:
-            missed = torch.stack([selection_loss(s, batch.values) for s in score]).mean()
+            missed = torch.stack(
+                [selection_loss(torch.cat(parts, 1), batch.values) for parts in score]
+            ).mean()
             loss = loss + stage.selection * missed
             report["selection"] = missed
         return loss, report
@@ -267,8 +263,9 @@ class Training:
         recipe = self.recipe
         if stage.lr is not None:
             return stage.lr
-        steps = sum(stage.lr is None for stage in self.steps)
-        return warmup_cosine(recipe.peak_lr, self.step, recipe.warmup, steps)
+        without = [i for i, one in enumerate(self.steps) if one.lr is None]
+        step = bisect.bisect_left(without, self.step)
+        return warmup_cosine(recipe.peak_lr, step, recipe.warmup, len(without))
 
     def _evaluate(self) -> dict[str, float]:
         """Recall of words kept out of notes, and perplexity, both on the held-out Bible."""
@@ -285,11 +282,15 @@ class Training:
 
     def save(self) -> None:
         """Write model, tokenizer, optimiser and position as the checkpoint of this run."""
+        under_way = self.under_way
         position = {
             "step": self.step,
             "seconds": self.seconds,
             "attempt": self.attempt,
             "answer": self.answer,
             "taken": self.taken,
+            "begun": under_way.begun if under_way else None,
+            "read": under_way.read if under_way else None,
         }
-        self._run.save(self.model, self.tokenizer, self.optimizer, position)
+        state = under_way.state if under_way else None
+        self._run.save(self.model, self.tokenizer, self.optimizer, position, state)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,22 +44,29 @@ def dropout(model: BMojoForCausalLM, share: float) -> Iterator[None]:
 
 
 @contextmanager
-def scores(model: BMojoForCausalLM) -> Iterator[list[Tensor]]:
-    """The innovation scores (B, T) of each eidetic memory, of the full forms run meanwhile."""
-    out: list[Tensor] = []
-
-    def keep(memory: EideticMemory, args: tuple[Any, ...]) -> None:
-        f = args[3]
-        tail = f.new_zeros(f.shape[0], model.config.innovation_taps, f.shape[2])
-        out.append(memory.score(f, tail, tail.new_ones(f.shape[0]))[0])
-
-    memories = [m for m in model.modules() if isinstance(m, EideticMemory)]
-    hooks = [memory.register_forward_pre_hook(keep) for memory in memories]
+def scores(model: BMojoForCausalLM) -> Iterator[list[list[Tensor]]]:
+    """For each eidetic memory the innovation scores (B, T) of every call made meanwhile."""
+    out: list[list[Tensor]] = []
+    hooks = []
+    for memory in model.modules():
+        if isinstance(memory, EideticMemory):
+            mine: list[Tensor] = []
+            out.append(mine)
+            hooks.append(memory.register_forward_pre_hook(partial(_keep_score, mine)))
     try:
         yield out
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _keep_score(kept: list[Tensor], memory: nn.Module, args: tuple[Any, ...]) -> None:
+    assert isinstance(memory, EideticMemory)
+    f, state = args[3], args[5]
+    tail = f.new_zeros(f.shape[0], memory.config.innovation_taps, f.shape[2])
+    tail = state.get("predictor", tail)
+    running = state.get("innovation", tail.new_ones(f.shape[0]))
+    kept.append(memory.score(f, tail, running)[0])
 
 
 def selection_loss(score: Tensor, is_value: Tensor) -> Tensor:

@@ -30,13 +30,13 @@ def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW
 
 
 def warmup_cosine(peak: float, step: int, warmup: int, steps: int) -> float:
-    """The learning rate of a step: it rises over `warmup` steps, falls on a cosine to a tenth of
-    `peak` until step `steps`, and stays there.
+    """The learning rate of a step: it rises over `warmup` steps, falls on a cosine to a
+    hundredth of `peak` until step `steps`, and stays there.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def clip_gradients(model: nn.Module, norm: float) -> None:

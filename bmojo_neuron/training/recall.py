@@ -144,7 +144,8 @@ def _tell(source: DialogueSource, notes: list[_Note], plan: Plan) -> NDArray[np.
     for i, note in enumerate([*stated, *corrected]):
         first = i < len(stated)
         value = note.older if first and note.older is not None else note.value
-        said = source.say(plan.note if first else plan.correction, note.name, value)
+        form = plan.note if first else plan.correction
+        said = source.say((*form, "\n"), note.name, value)
         where = np.flatnonzero(said.is_value) + at
         note.places = range(int(where[0]), int(where[-1]) + 1)
         parts.append(said.tokens)
@@ -220,7 +221,7 @@ def _share(hits: Iterator[bool] | list[bool]) -> float:
 
 def _question(source: DialogueSource, form: Form, name: str) -> NDArray[np.int32]:
     """On a line of its own, up to where the value belongs."""
-    return source.say(("\n", *form[: form.index(VALUE)]), name, "", end="").tokens
+    return source.say(("\n", *form[: form.index(VALUE)]), name, "").tokens
 
 
 def answer(

@@ -15,12 +15,16 @@ class Stage:
     Attributes:
         tokens: how many to train on, at most.
         length: tokens per sequence.
+        spans: sequences per dialogue. The state goes on from one to the next, the gradient does
+            not; so what was told is asked for at far greater distances than are trained through,
+            among all that memory has kept since.
         batch: sequences per step.
-        notes: (fewest, most) names told per sequence.
+        notes: (fewest, most) names that are told or asked at a time.
         filler: (least, most) share of filler text.
         copies: share of sequences that are of the copy warm-up.
         changed: chance that what was told is corrected.
         untold: share of questions for a name that was never told.
+        again: chance that an answered name is asked again; else another takes its place.
         text: share of steps that are text alone, in sequences of `Recipe.text_length`.
         text_weight: weight, in dialogues, of the mean loss of all other tokens against that of the
             answers. Names and values of notes cannot be foreseen, so most of that loss is noise as
@@ -29,6 +33,8 @@ class Stage:
         until: what the answers' loss, averaged over some AVERAGED steps, has to reach here. The
             stage ends as soon as it does; if it never does, the run starts again with another seed.
         lr: a constant learning rate for a stage outside the cosine; None: what the cosine says.
+        kept: whether the weights at its end count in the finished model, which is the mean of all
+            that are kept (of none: the last ones).
     """
 
     tokens: int
@@ -36,14 +42,17 @@ class Stage:
     batch: int
     notes: tuple[int, int]
     filler: tuple[float, float]
+    spans: int = 1
     copies: float = 0.1
     changed: float = 0.4
     untold: float = 0.1
+    again: float = 0.5
     text: float = 0.45
     text_weight: float = 0.2
     selection: float = 0.2
     until: float | None = None
     lr: float | None = None
+    kept: bool = False
 
     @property
     def steps(self) -> int:
@@ -59,9 +68,7 @@ class Recipe:
         model: keyword arguments of `BMojoConfig` (the vocabulary comes with the tokenizer).
         stages: the curriculum, in order.
         peak_lr, warmup: AdamW's learning rate after `warmup` steps, from where it falls on a cosine
-            to a tenth, and stays there. It falls for as many steps as there are in the stages
-            without a rate of their own (a stage that ends early makes this shorter); steps of
-            stages with one count as time that passes.
+            to a hundredth, both over the steps of the stages without a rate of their own.
         text_length, dropout: of the steps that are text alone.
         text_kinds: how often each kind of text is taken for them.
         filler_kinds: how often each is filler of dialogues.
@@ -79,13 +86,13 @@ class Recipe:
     warmup: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
-    text_length: int = 256
+    text_length: int = 512
     dropout: float = 0.1
     text_kinds: dict[str, float] = field(
         default_factory=lambda: {
-            "bible": 0.65,
-            "prose": 0.15,
-            "documentation": 0.1,
+            "bible": 0.7,
+            "prose": 0.12,
+            "documentation": 0.08,
             "licences": 0.02,
             "code": 0.08,
         }
@@ -99,7 +106,7 @@ class Recipe:
             "code": 0.15,
         }
     )
-    text_loss_share: float = 0.15
+    text_loss_share: float = 0.2
     seed: int = 7
     attempts: int = 4
     evaluate_every: int = 500
@@ -128,22 +135,22 @@ RECIPES = {
                 until=0.6,
                 lr=4e-3,
             ),
-            Stage(800_000, 128, 16, (2, 8), (0.0, 0.5)),
-            Stage(1_200_000, 256, 16, (3, 12), (0.2, 0.8)),
-            Stage(2_000_000, 512, 8, (4, 16), (0.3, 0.9)),
-            Stage(1_925_120, 1024, 4, (4, 24), (0.5, 0.95), changed=0.5),
+            Stage(500_000, 128, 16, (1, 4), (0.0, 0.5)),
+            Stage(900_000, 256, 8, (1, 8), (0.2, 0.8)),
+            Stage(1_500_000, 512, 4, (1, 12), (0.3, 0.9), changed=0.5),
             Stage(
-                *(1_105_920, 3072, 2, (3, 10), (0.7, 0.95)),
-                copies=0.2,
-                changed=0.7,
-                text=0.3,
+                *(3_000_000, 512, 4, (1, 16), (0.4, 0.9)),
+                spans=8,
+                changed=0.6,
+                text=0.5,
+                text_weight=0.4,
             ),
             Stage(
-                *(4_833_280, 512, 8, (1, 6), (0.2, 0.85)),
-                copies=0.25,
-                changed=0.75,
-                untold=0.15,
+                *(4_194_304, 512, 4, (1, 32), (0.5, 0.92)),
+                spans=32,
+                changed=0.6,
                 text=0.5,
+                text_weight=0.4,
             ),
         ),
     ),

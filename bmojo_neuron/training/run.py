@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bmojo_neuron.causal_lm import BMojoForCausalLM
+from bmojo_neuron.state import State
 from bmojo_neuron.training.optimizer import load_optimizer, optimizer_tensors
 
 SAVE_EVERY = 120.0  # seconds between two checkpoints
@@ -62,24 +65,45 @@ class Run:
         load_model(model, folder / "model.safetensors")
         load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
 
+    def state(self) -> State | None:
+        """The state that the last checkpoint was saved with, if any."""
+        file = self.out / self._slot / "state.safetensors"
+        return load_file(file) if file.is_file() else None
+
     def save(
         self,
         model: BMojoForCausalLM,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
         position: dict[str, Any],
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write a checkpoint, from then on the last one."""
+        """Write a checkpoint, from then on the last one; `state` is what the model goes on from."""
         slot = SLOTS[self._slot == SLOTS[0]]
         folder = self.out / slot
         shutil.rmtree(folder, ignore_errors=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         save_file(optimizer_tensors(optimizer), folder / "optimizer.safetensors")
+        if state is not None:
+            save_file({k: x.contiguous() for k, x in state.items()}, folder / "state.safetensors")
         fresh = self._record.with_suffix(".tmp")
         fresh.write_text(json.dumps(position | {"checkpoint": slot}) + "\n")
         fresh.replace(self._record)
         self._slot = slot
+
+    def keep(self, model: BMojoForCausalLM, stage: int) -> None:
+        """Put the weights at the end of a stage aside."""
+        file = self.out / f"kept-{stage}.safetensors"
+        fresh = file.with_suffix(".tmp")
+        save_model(model, str(fresh))
+        fresh.replace(file)
+
+    def mean(self, model: BMojoForCausalLM, stages: Sequence[int]) -> None:
+        """Fill the model with the mean of the weights kept at the ends of these stages."""
+        kept = [load_file(self.out / f"kept-{stage}.safetensors") for stage in stages]
+        mean = {name: torch.stack([one[name] for one in kept]).mean(0) for name in kept[0]}
+        model.load_state_dict(mean, strict=False)  # tied weights are stored once
 
     def cut_log(self, step: int) -> None:
         """Forget what the log says of steps after `step`, which will be done again."""

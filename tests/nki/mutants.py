@@ -21,6 +21,10 @@ REFUSALS = ("tests/nki/test_refusals.py",)
 LANGUAGE = ("tests/nki/test_language.py",)
 MEMORY = ("tests/nki/test_memory.py", "tests/nki/test_tensor.py")
 LINT = ("tests/nki/test_lint.py",)
+ADDRESSES = ("tests/nki/test_addresses.py",)
+LOOPS = ("tests/nki/test_loops.py",)
+GRIDS = ("tests/nki/test_grids.py",)
+ORDER = ("tests/nki/test_order.py",)
 CORES = ("tests/nki/test_cores.py",)
 DTYPES = ("tests/nki/test_refused_dtypes.py",)
 
@@ -145,7 +149,26 @@ MUTANTS = (
     Mutant("NkiScalar: reversed minus not reversed", "scalars.py",
            "self._operand(other) - self.value", "self.value - self._operand(other)", LANGUAGE),
     Mutant("fori_loop: one step too few", "language/control.py",
-           "in range(_bound(lower),", "in range(_bound(lower) + step,", LANGUAGE),
+           "range(bounds[0],", "range(bounds[0] + step,", LANGUAGE),
+    Mutant("while_loop: ends at one", "language/control.py",
+           "while register.value != 0:", "while register.value > 1:", LOOPS),
+    Mutant("schedule: iterations overlap", "cost/schedule.py",
+           "if before is not None and before != event.loop:", "if False:", ORDER),
+    Mutant("depends_on: completion for an order of issue", "cost/schedule.py",
+           "at = max(at, producer.start)", "at = max(at, producer.done)", ORDER),
+    Mutant("select: run-time index without bounds", "tensor.py",
+           "not 0 <= value < dynamic.limit", "False", ADDRESSES),
+    Mutant("vector_select: rows of the slice not counted", "access.py",
+           "inside &= (rows >= 0) & (rows < here.dynamic.limit)", "pass", ADDRESSES),
+    Mutant("indirect: groups of 32 everywhere", "access.py",
+           "32 if engine is Engine.tensor else 16", "32", ADDRESSES),
+    Mutant("indirect: rows before columns", "access.py",
+           "i % group, i // group]", "i // index.shape[1], i % index.shape[1]]", ADDRESSES),
+    Mutant("tile grid: boundary not clamped", "language/grids.py",
+           "max(0, (self.cells[-1] + 1) * self.cell - self.extent)", "0", GRIDS),
+    Mutant("alloc_tiles: tiles lie column by column", "language/grids.py",
+           "number * -(-axis.extent // axis.tile) + axis.start // axis.tile",
+           "number + axis.start // axis.tile", GRIDS),
     Mutant("partition start: 40 is allowed", "instruction.py", "else 32\n", "else 8\n", REFUSALS),
     Mutant("psum bank: not checked", "isa/matmul.py",
            "if first // PSUM_BANK_BYTES !=", "if first // PSUM_BANK_BYTES < 0 !=", REFUSALS),

@@ -275,6 +275,29 @@ REFUSALS += [
         for rule, call, on, about in BY_INSTRUCTION + BY_ARGUMENT
     ),
 ]
+
+
+def used_outside_its_loop() -> None:
+    made: list[Any] = []
+    nl.fori_loop(0, 1, lambda i: made.append(sb(8, 8)))
+    nisa.memset(made[0], 2.0)
+
+
+def in_a_circle() -> None:
+    tiles = sb(8, 8), sb(8, 8)
+    first, second = (nisa.memset(tile, 2.0) for tile in tiles)
+    first.depends_on(second.depends_on(first))
+
+
+REFUSALS += [
+    Refusal(
+        "endless-loop",
+        lambda: nl.while_loop(nisa.register_alloc(1), lambda r: r),
+        options={"loop_limit": 9},
+    ),
+    Refusal("loop-scope", used_outside_its_loop),
+    Refusal("schedule", in_a_circle),
+]
 REFUSALS += [
     Refusal("column-tiling", lambda: tiled(64, 32)()),
     Refusal("value", lambda: tiled(48, 128)(), about="tile_size"),

@@ -25,7 +25,9 @@ TINY = Recipe(
     },
     stages=(
         Stage(4 * 4 * 32, 32, 4, (1, 2), (0.0, 0.2), copies=0.5, text_weight=0.5, selection=0.0),
-        Stage(4 * 2 * 64, 64, 2, (1, 3), (0.2, 0.6), copies=0.2, changed=0.5, untold=0.2),
+        Stage(
+            *(4 * 2 * 64, 64, 2, (1, 2), (0.0, 0.4)), spans=2, copies=0.2, changed=0.5, untold=0.2
+        ),
     ),
     vocab_size=1200,
     warmup=2,

@@ -128,11 +128,15 @@ def test_scores_are_what_memory_itself_scored(
     monkeypatch.setattr(EideticMemory, "score", spied)
     with scores(model) as found:
         model.model.full(IDS)
-    assert [one.shape for one in found] == [(2, 70)]
-    assert len(own) == 2  # by the hook and by memory
-    assert all(torch.equal(found[0], one) for one in own)
+        _, state = model.model.feed(IDS[:, :9], model.new_state(2))
+        model.model.feed(IDS[:, 9:16], state)
+    ((whole, first, second),) = found
+    assert [one.shape for one in (whole, first, second)] == [(2, 70), (2, 9), (2, 7)]
+    assert len(own) == 6  # by the hook and by memory
+    assert all(torch.equal(one, twin) for one, twin in zip(own[::2], own[1::2], strict=True))
+    torch.testing.assert_close(torch.cat([first, second], 1), whole[:, :16], atol=1e-4, rtol=1e-4)
     model.model.full(IDS)
-    assert len(found) == 1
+    assert len(found[0]) == 3
     assert not any(len(module._forward_pre_hooks) for module in model.modules())
 
 
@@ -144,7 +148,7 @@ def test_the_selection_loss_reaches_the_layers_that_write_the_fading_output(
     is_value[:, [10, 11, 30]] = True
     with scores(model) as found:
         model.model.full(IDS)
-    selection_loss(found[0], is_value).backward()
+    selection_loss(found[0][0], is_value).backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert "model.embed_tokens.weight" in moved
     assert any(name.startswith("model.layers.1.layer") for name in moved)

@@ -21,8 +21,11 @@ DEFAULT_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 def _dge(call: Call) -> None:
     """Hardware descriptor generation: gen3 on, equal dtypes, no offset vectors."""
     mode, engine = call.arguments["dge_mode"], call.arguments.get("engine")
-    if call.arguments.get("priority") is not None and current().generation.number < 4:
+    priority = call.arguments["priority"]
+    if priority is not None and current().generation.number < 4:
         refuse("generation", "priority", "gen4", current().generation.name)
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= 3):
+        refuse("value", "priority", "an int in 0..3, the most urgent first", priority)
     if mode is not dge_modes.hwdge:
         if engine not in (None, Engine.dma, Engine.unknown):
             refuse("dma-engine", "engine", "dge_mode.hwdge with it", f"dge_mode.{mode.name}")
@@ -33,7 +36,7 @@ def _dge(call: Call) -> None:
     if dst.dtype != src.dtype:
         refuse("same-dtype", "dst", f"{src.dtype}, as src, with hwdge", dst)
     for name, tensor in (("dst", dst), ("src", src)):
-        if tensor.is_indirect():
+        if tensor.gathers:
             refuse("value", "dge_mode", "swdge for a vector_offset", f"hwdge, {name} {tensor!r}")
     if engine not in (None, Engine.dma, Engine.unknown, Engine.sync, Engine.scalar):
         refuse("engine", "engine", "sync or scalar with hwdge", engine)
@@ -58,7 +61,7 @@ def dma_copy(
     Unequal dtypes go through float32. With a vector offset, rows are gathered (src) or scattered
     (dst); a row outside is an error, or leaves dst untouched with `oob_mode.skip`.
     """
-    if src.is_indirect():
+    if src.gathers:
         values, inside = gather(src, oob_mode)
     else:
         values, inside = src.read("src"), None
@@ -66,8 +69,13 @@ def dma_copy(
         if "packed" in (dst.dtype.kind, src.dtype.kind):
             refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
+<<<<<<< HEAD
     if dst.is_indirect():
         scatter(dst, values, oob_mode, inside)
+=======
+    if dst.gathers:
+        scatter(dst, values, oob_mode)
+>>>>>>> main
     elif inside is None or inside.all():
         dst.write(values)
     elif inside.any():
@@ -154,15 +162,26 @@ def dma_transpose(
     dst: NkiTensor,
     src: NkiTensor,
     axes: Sequence[int] | None = None,
+    priority: int | None = None,
     dge_mode: dge_modes = dge_modes.unknown,
     oob_mode: oob_modes = oob_modes.error,
     engine: Engine = Engine.unknown,
 ) -> None:
+<<<<<<< HEAD
     """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
     if src.is_indirect():
         values, inside = gather(src, oob_mode)
         if not inside.all():
             refuse("value", "oob_mode", "error: a transpose that skips is not described", oob_mode)
+=======
+    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank.
+
+    `priority` (gen4) changes when it runs, not its value.
+    """
+    if src.gathers:
+        values, inside = gather(src, oob_modes.error)
+        assert inside.all()
+>>>>>>> main
     else:
         values = src.read("src")
     dst.write(values.transpose(axes))

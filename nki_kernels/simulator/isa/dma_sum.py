@@ -28,9 +28,13 @@ def _sources(call: Call) -> None:
 
 def _same_rows(one: NkiTensor, other: NkiTensor) -> bool:
     """Whether two indirect views are the same rows of the same tensor."""
+<<<<<<< HEAD
     if one.storage is not other.storage or not other.is_indirect():
         return False
     return np.array_equal(indirect_places(one)[0], indirect_places(other)[0])
+=======
+    return one.storage is other.storage and one.shape == other.shape and one.gathers
+>>>>>>> main
 
 
 @instruction(
@@ -56,20 +60,31 @@ def dma_compute(
     """
     inside = None
     total: Array = np.zeros(dst.shape, np.float32)
-    onto_itself = dst.is_indirect() and any(_same_rows(dst, src) for src in srcs)
+    onto_itself = dst.gathers and any(_same_rows(dst, src) for src in srcs)
     for src in srcs:
         if onto_itself and _same_rows(dst, src):
             continue
+<<<<<<< HEAD
         if src.is_indirect():
             values, here = gather(src, oob_mode)
             inside = here if inside is None else inside & here
+=======
+        if src.gathers:
+            values, inside = gather(src, oob_mode)
+>>>>>>> main
         else:
             values = src.read("srcs")
         total = total + values.astype(np.float32).reshape(dst.shape)
     if onto_itself:
+<<<<<<< HEAD
         _add_rows(dst, total, unique_indices, oob_mode, inside)
     elif dst.is_indirect():
         scatter(dst, cast(total, dst.dtype), oob_mode, inside)
+=======
+        _add_rows(dst, total, unique_indices, oob_mode)
+    elif dst.gathers:
+        scatter(dst, cast(total, dst.dtype), oob_mode)
+>>>>>>> main
     elif inside is None or inside.all():
         dst.write(total)
     else:

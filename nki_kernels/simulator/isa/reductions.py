@@ -196,7 +196,7 @@ def tensor_scalar_reduce(
     G,
     dst=Operand("write", SBUF, max_partitions=1),
     data=Operand("read", SBUF),
-    operators={"op": REDUCTIONS | BIT_REDUCTIONS},
+    operators={"op": REDUCTIONS | BIT_REDUCTIONS | {"average"}},
     checks=[checks.bitwise_integers("op", operands=("data", "dst"))],
 )
 def tensor_partition_reduce(dst: NkiTensor, op: Operator, data: NkiTensor) -> None:
