@@ -30,11 +30,11 @@ class In:
     dtype: Any = None
 
 
-<<<<<<< HEAD
 def tensor(value: Any) -> Any:
     """An SBUF tile of an array, or what an `In` asks for, filled as a kernel would."""
     given = value if isinstance(value, In) else In(value)
-    made = nl.shared_constant(given.array, given.dtype)
+    made = nl.ndarray(given.array.shape, given.dtype or dtypes.find(given.array.dtype))
+    made.write(given.array)
     return made if given.buffer is nl.sbuf else moved(made, given.buffer)
 
 
@@ -53,19 +53,6 @@ def empty(out: Out) -> Any:
     made = nl.ndarray(out.shape, out.dtype, buffer=out.buffer if on_chip else nl.sbuf)
     isa.memset(made, out.initial)
     return made if on_chip else moved(made, out.buffer)
-=======
-def tile(value: Any) -> Any:
-    """An SBUF or PSUM tile of an array, filled as a kernel would."""
-    psum = isinstance(value, Psum)
-    array = value.array if psum else value
-    made = nl.ndarray(array.shape, dtypes.find(array.dtype))
-    made.write(array)
-    if not psum:
-        return made
-    moved = nl.ndarray(made.shape, made.dtype, buffer=nl.psum)
-    isa.tensor_copy(moved, made)
-    return moved
->>>>>>> main
 
 
 def run(

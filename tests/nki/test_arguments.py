@@ -38,6 +38,7 @@ WITHOUT_EFFECT = {
     ("dma_copy", "dge_mode"): "how descriptors are made",
     ("dma_copy", "engine"): "whose queue is used",
     ("dma_transpose", "dge_mode"): "how descriptors are made",
+    ("dma_transpose", "priority"): "order of the queues",
     ("dma_transpose", "engine"): "whose queue is used",
     ("dma_transpose", "axes"): "each rank has the one order, its default",
     ("dma_transpose", "oob_mode"): "skipped rows of a transpose are refused",

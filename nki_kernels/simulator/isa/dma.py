@@ -69,13 +69,8 @@ def dma_copy(
         if "packed" in (dst.dtype.kind, src.dtype.kind):
             refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
-<<<<<<< HEAD
-    if dst.is_indirect():
-        scatter(dst, values, oob_mode, inside)
-=======
     if dst.gathers:
-        scatter(dst, values, oob_mode)
->>>>>>> main
+        scatter(dst, values, oob_mode, inside)
     elif inside is None or inside.all():
         dst.write(values)
     elif inside.any():
@@ -167,21 +162,14 @@ def dma_transpose(
     oob_mode: oob_modes = oob_modes.error,
     engine: Engine = Engine.unknown,
 ) -> None:
-<<<<<<< HEAD
-    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
-    if src.is_indirect():
-        values, inside = gather(src, oob_mode)
-        if not inside.all():
-            refuse("value", "oob_mode", "error: a transpose that skips is not described", oob_mode)
-=======
     """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank.
 
     `priority` (gen4) changes when it runs, not its value.
     """
     if src.gathers:
-        values, inside = gather(src, oob_modes.error)
-        assert inside.all()
->>>>>>> main
+        values, inside = gather(src, oob_mode)
+        if not inside.all():
+            refuse("value", "oob_mode", "error: a transpose that skips is not described", oob_mode)
     else:
         values = src.read("src")
     dst.write(values.transpose(axes))

@@ -28,13 +28,9 @@ def _sources(call: Call) -> None:
 
 def _same_rows(one: NkiTensor, other: NkiTensor) -> bool:
     """Whether two indirect views are the same rows of the same tensor."""
-<<<<<<< HEAD
-    if one.storage is not other.storage or not other.is_indirect():
+    if one.storage is not other.storage or not other.gathers:
         return False
     return np.array_equal(indirect_places(one)[0], indirect_places(other)[0])
-=======
-    return one.storage is other.storage and one.shape == other.shape and one.gathers
->>>>>>> main
 
 
 @instruction(
@@ -64,27 +60,16 @@ def dma_compute(
     for src in srcs:
         if onto_itself and _same_rows(dst, src):
             continue
-<<<<<<< HEAD
-        if src.is_indirect():
+        if src.gathers:
             values, here = gather(src, oob_mode)
             inside = here if inside is None else inside & here
-=======
-        if src.gathers:
-            values, inside = gather(src, oob_mode)
->>>>>>> main
         else:
             values = src.read("srcs")
         total = total + values.astype(np.float32).reshape(dst.shape)
     if onto_itself:
-<<<<<<< HEAD
         _add_rows(dst, total, unique_indices, oob_mode, inside)
-    elif dst.is_indirect():
-        scatter(dst, cast(total, dst.dtype), oob_mode, inside)
-=======
-        _add_rows(dst, total, unique_indices, oob_mode)
     elif dst.gathers:
-        scatter(dst, cast(total, dst.dtype), oob_mode)
->>>>>>> main
+        scatter(dst, cast(total, dst.dtype), oob_mode, inside)
     elif inside is None or inside.all():
         dst.write(total)
     else:

@@ -47,6 +47,7 @@ FOLDS: dict[str, Any] = {  # of the last axis
     "multiply": lambda a: a.prod(1),
     "maximum": lambda a: a.max(1),
     "minimum": lambda a: a.min(1),
+    "average": lambda a: a.mean(1),
     "subtract": lambda a: (a * (-1.0) ** np.arange(a.shape[1])[::-1]).sum(1),
 }
 
@@ -223,7 +224,7 @@ CASES = [
             lambda t, name=name: nisa.tensor_partition_reduce(t.dst, op(name), t.a),
             lambda a, name=name: FOLDS[name](a.T)[None],
         )
-        for name in ("add", "multiply", "maximum", "minimum")
+        for name in ("add", "multiply", "maximum", "minimum", "average")
     ),
     *(
         case(

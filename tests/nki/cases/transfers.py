@@ -110,6 +110,14 @@ CASES = [
         ]
     ),
     case(
+        "dma_transpose-priority",
+        {"a": TABLE},
+        Out((8, 5)),
+        lambda t: nisa.dma_transpose(t.dst, t.a, priority=3),
+        lambda a: a.T,
+        target="trn3",
+    ),
+    case(
         "dma_transpose-gathers",
         {"a": TABLE, "i": INSIDE},
         Out((8, 3)),
