@@ -134,8 +134,6 @@ class Training:
                     bar.reset(self._tokens())
                     self._run.cut_log(self.step)
                     continue
-                if stage.kept and self._over(stage):
-                    self._run.keep(self.model, self._index(stage))
                 bar.total = self._tokens()
                 now = time.monotonic()
                 self.seconds = earlier + now - started
@@ -151,18 +149,8 @@ class Training:
                 if max_minutes is not None and now - started > 60 * max_minutes:
                     break
         self.save()
-        kept = [i for i, stage in enumerate(self.recipe.stages) if stage.kept]
-        if kept and self.step == len(self.steps):
-            self._run.mean(self.model, kept)
         self.model.train(False)
         return self.model
-
-    def _over(self, stage: Stage) -> bool:
-        """Whether the step that was taken last was the last of this stage."""
-        return self.step == len(self.steps) or self.steps[self.step] is not stage
-
-    def _index(self, stage: Stage) -> int:
-        return next(i for i, one in enumerate(self.recipe.stages) if one is stage)
 
     def _tokens(self, steps: int | None = None) -> int:
         """Tokens of the first `steps` of the plan (default: of all)."""
@@ -173,11 +161,11 @@ class Training:
         if answer is not None:
             before = answer if self.answer is None else self.answer
             self.answer = before + (answer - before) / AVERAGED
-        over = self._over(stage)
+        over = self.step == len(self.steps) or self.steps[self.step] is not stage
         so_far = math.inf if self.answer is None else self.answer
         learnt = stage.until is not None and so_far < stage.until
         if learnt and not over:
-            i = self._index(stage)
+            i = self.recipe.stages.index(stage)
             self.taken[i] = self.step - sum(self.taken[:i])
             rest = [s for s in self.steps[self.step :] if s is not stage]
             self.steps = self.steps[: self.step] + rest

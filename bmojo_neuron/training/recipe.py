@@ -33,8 +33,6 @@ class Stage:
         until: what the answers' loss, averaged over some AVERAGED steps, has to reach here. The
             stage ends as soon as it does; if it never does, the run starts again with another seed.
         lr: a constant learning rate for a stage outside the cosine; None: what the cosine says.
-        kept: whether the weights at its end count in the finished model, which is the mean of all
-            that are kept (of none: the last ones).
     """
 
     tokens: int
@@ -52,7 +50,6 @@ class Stage:
     selection: float = 0.2
     until: float | None = None
     lr: float | None = None
-    kept: bool = False
 
     @property
     def steps(self) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -91,19 +91,6 @@ class Run:
         fresh.write_text(json.dumps(position | {"checkpoint": slot}) + "\n")
         fresh.replace(self._record)
         self._slot = slot
-
-    def keep(self, model: BMojoForCausalLM, stage: int) -> None:
-        """Put the weights at the end of a stage aside."""
-        file = self.out / f"kept-{stage}.safetensors"
-        fresh = file.with_suffix(".tmp")
-        save_model(model, str(fresh))
-        fresh.replace(file)
-
-    def mean(self, model: BMojoForCausalLM, stages: Sequence[int]) -> None:
-        """Fill the model with the mean of the weights kept at the ends of these stages."""
-        kept = [load_file(self.out / f"kept-{stage}.safetensors") for stage in stages]
-        mean = {name: torch.stack([one[name] for one in kept]).mean(0) for name in kept[0]}
-        model.load_state_dict(mean, strict=False)  # tied weights are stored once
 
     def cut_log(self, step: int) -> None:
         """Forget what the log says of steps after `step`, which will be done again."""

@@ -311,22 +311,3 @@ def test_behind_a_first_stage_with_a_rate_of_its_own_the_cosine_is_whole(
     rates = rates_of(run)
     assert rates[:9] == [0.123 / run.recipe.peak_lr] * 9
     assert rates[9:] == rates_of(alone)
-
-
-def test_the_finished_model_is_the_mean_of_what_was_kept(tiny: Trainer, tmp_path: Path) -> None:
-    first, second = tiny.recipe.stages
-    stages = (first, replace(second, kept=True), replace(second, lr=1e-3, kept=True))
-    run = Trainer(replace(tiny.recipe, stages=stages)).start(tmp_path / "whole")
-    ends: list[dict[str, Tensor]] = []
-    while (cut := Trainer(run.recipe).start(tmp_path / "cut")).step < len(cut.steps):
-        cut.run(max_minutes=0)
-        if cut.step in (8, 12):
-            weights = Trainer(run.recipe).start(cut.out).model.state_dict()
-            ends.append({name: x.clone() for name, x in weights.items()})
-    cut.run()  # of a finished run: the mean again
-    middle, last = ends
-    finished = run.run().state_dict()
-    assert not torch.equal(middle["lm_head.weight"], last["lm_head.weight"])
-    for name, x in finished.items():
-        assert torch.equal(x, torch.stack([middle[name], last[name]]).mean(0)), name
-        assert torch.equal(cut.model.state_dict()[name], x), name
