@@ -156,7 +156,7 @@ def test_every_goal_can_be_met_and_missed(result: dict[str, Any]) -> None:
         ("memory off, beyond the window", recall["off"]["bible"][1], "right", 0.06),
         ("perplexity per token, held-out books", result["language"]["bible"], "model", 50.1),
         (
-            "the same, of a 5-gram's on the same tokens",
+            "of a 5-gram's on the same tokens",
             result["language"]["bible"],
             "kneser_ney_5",
             60.0,
