@@ -167,9 +167,9 @@ class SessionResponse(BaseModel):
     id: SessionId
     version: int = Field(description="Turns committed so far.", examples=[1])
     tokens: int = Field(description="Tokens that it holds.", examples=[13])
-    bytes: int = Field(description="Size of its state.", examples=[787976])
+    bytes: int = Field(description="Size of its state.", examples=[756488])
     bytes_by_part: dict[str, int] = Field(
-        description="Size of each tensor of its state.", examples=[{"layers.2.eidetic_k": 196608}]
+        description="Size of each tensor of its state.", examples=[{"layers.1.eidetic_k": 196608}]
     )
     created_at: datetime = Field(description="When its first turn was committed.")
     updated_at: datetime = Field(description="When its last turn was committed.")

@@ -133,7 +133,7 @@ def model_card(report: dict[str, Any], config: Any) -> str:
     return _CARD.format(
         recipe=recipe["name"],
         parameters=report["parameters"],
-        layers=", ".join(config.block_types),
+        layers=" and ".join(config.block_types),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         window=config.window,
@@ -149,20 +149,11 @@ def model_card(report: dict[str, Any], config: Any) -> str:
             for form, _ in forms
         ),
         stages=_table(
-            [
-                "tokens",
-                "sequence",
-                "per dialogue",
-                "batch",
-                "names",
-                "filler",
-                "text alone",
-            ],
+            ["tokens", "sequence", "batch", "names", "filler", "text alone"],
             [
                 [
                     f"{stage['tokens']:,}",
                     f"{stage['length']:,}",
-                    f"{stage['spans']}",
                     f"{stage['batch']}",
                     "{} to {}".format(*stage["notes"]),
                     "{:.0%} to {:.0%}".format(*stage["filler"]),
