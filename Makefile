@@ -79,7 +79,7 @@ bench: venv
 docs: venv
 	$(BIN)/mkdocs build --strict --quiet
 
-docs/nki-simulator.md: $(wildcard nki_kernels/simulator/*.py nki_kernels/simulator/isa/*.py) | venv
+docs/nki-simulator.md: $(wildcard nki_kernels/simulator/*.py nki_kernels/simulator/*/*.py) | venv
 	$(BIN)/python -m nki_kernels.simulator.page $@
 
 mutants: venv

@@ -110,14 +110,19 @@ class Recipe:
     windows: tuple[int, ...] = (0, 4, 16)  # distances of the recall that the log tells
 
 
+# Tokens, rate and share of text of the stages that teach corrections, then of those that mix them
+# with all else.
+CORRECTED = ((900_000, 1e-3, 0.2), (500_000, 3e-4, 0.35), (250_000, 1e-4, 0.5))
+MIXED = ((1_200_000, 6e-4), (500_000, 2e-4), (250_000, 5e-5))
+
 RECIPES = {
     "default": Recipe(
         model={
             "hidden_size": 192,
             "intermediate_size": 384,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 3,
             "num_attention_heads": 6,
-            "block_types": ["mamba2", "bmojo"],
+            "block_types": ["mamba2", "mamba2", "bmojo"],
             "window": 64,
             "eidetic_size": 256,
             "initializer_range": 0.05,
@@ -148,6 +153,30 @@ RECIPES = {
                 changed=0.6,
                 text=0.5,
                 text_weight=0.4,
+            ),
+            *(
+                Stage(
+                    *(tokens, 256, 8, (1, 4), (0.0, 0.8)),
+                    spans=4,
+                    changed=0.9,
+                    untold=0.2,
+                    text=text,
+                    text_weight=0.3,
+                    lr=lr,
+                )
+                for tokens, lr, text in CORRECTED
+            ),
+            *(
+                Stage(
+                    *(tokens, 512, 4, (1, 8), (0.2, 0.9)),
+                    spans=8,
+                    changed=0.6,
+                    untold=0.12,
+                    text=0.35,
+                    text_weight=0.3,
+                    lr=lr,
+                )
+                for tokens, lr in MIXED
             ),
         ),
     ),

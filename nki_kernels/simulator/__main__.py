@@ -83,7 +83,10 @@ def _run(
 
 def _session(options: argparse.Namespace) -> Session:
     try:
-        return context.make(options.target, options.nki, options.strict, options.frontend)
+        return context.make(
+            *(options.target, options.nki, options.strict, options.frontend),
+            loop_limit=options.loop_limit,
+        )
     except ValueError as error:  # from the environment: the parser checks the options
         raise Unusable(f"{context.TARGET_VARIABLE}: {error}") from None
 
@@ -103,11 +106,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--frontend", choices=FRONTENDS, help="which Python a kernel may use")
     add("--cores", type=int, choices=(1, 2), default=1, help="logical cores: kernel[2](...)")
     add("--strict", action="store_true", help="also refuse what the vendor's simulator lets pass")
+    add(
+        "--loop-limit",
+        type=_positive,
+        default=context.LOOP_LIMIT,
+        metavar="N",
+        help="iterations after which a loop on a register is refused as endless",
+    )
     add("--shadow", action="store_true", help="take the place of a real installation of nki")
     add("--report", action="store_true", help="print the cost, modelled")
     add("--svg", type=Path, metavar="OUT", help="write a picture of the modelled schedule")
     add("--json", type=Path, metavar="OUT", help="write the report as JSON")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an int above 0, got {text!r}")
+    return int(text)
 
 
 def load(place: str) -> Kernel:

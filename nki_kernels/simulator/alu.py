@@ -19,7 +19,7 @@ from nki_kernels.simulator.dtypes import Array
 class Operator:
     """An operator of the engines.
 
-    `kind`: arithmetic, compare, logical, bitwise, function or bypass.
+    `kind`: arithmetic, compare, logical, bitwise, function, bypass or average.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Operator:
         """Over the last axis of `values` [P, N]; [P, 1]. In float32: pairwise for sums."""
         assert isinstance(self.compute, np.ufunc)
         result: Array = self.compute.reduce(values, axis=-1, keepdims=True, dtype=values.dtype)
-        return result
+        return result / np.float32(values.shape[-1]) if self.kind == "average" else result
 
 
 def _by_size(larger: Any) -> Callable[[Array, Array], Array]:
@@ -171,6 +171,7 @@ OPERATORS = {
     },
     "invert": Operator("invert", 1, "bitwise", np.invert),
     "bypass": Operator("bypass", 1, "bypass", lambda x: x),
+    "average": Operator("average", 2, "average", np.add),  # of a reduction over partitions
 }
 _NUMPY_NAMES = {"true_divide": "divide", "remainder": "mod", "absolute": "abs", "float_power": ""}
 
@@ -182,7 +183,7 @@ def names(*kinds: str) -> frozenset[str]:
 
 ARITHMETIC, BITWISE, FUNCTIONS = names("arithmetic"), names("bitwise"), names("function")
 COMPARE = names("compare")
-BINARY = names("arithmetic", "compare", "logical", "bitwise")
+BINARY = names("arithmetic", "compare", "logical", "bitwise") - {"invert"}
 REDUCTIONS = frozenset({"add", "multiply", "maximum", "minimum"})
 BIT_REDUCTIONS = frozenset({"bitwise_and", "bitwise_or", "bitwise_xor"})
 

@@ -34,7 +34,17 @@ BACKEND_VARIABLE = "NKI_SIMULATOR_BACKEND"  # what `install()` and sessions take
 SWITCH_VARIABLE = "NKI_SIMULATOR"  # "1": a call of the vendor's kernel simulates
 MARK = "__simulated__"  # of the module that `install()` makes
 TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
+LOOP_LIMIT = 100_000  # iterations
 FRONTEND_VARIABLE = "NKI_COMPILER_FRONTEND"  # "custom": the parser, in 0.7 too
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One iteration of a run-time loop: where it stands, its number on the core, the iteration."""
+
+    line: Line
+    number: int
+    iteration: int = 0
 
 
 @dataclass
@@ -47,7 +57,10 @@ class Core:
     registers: dict[Engine, Array | None] = field(default_factory=dict)  # reduce registers
     random: dict[Engine, Array] = field(default_factory=dict)  # state of the random generators
     wait: Callable[[], None] | None = None  # lock step with the other core (`core_barrier`)
-    loop: Line | None = None  # the run-time loop that runs
+    loop: Loop | None = None  # the run-time loop that runs
+    loops: int = 0  # run-time loops so far
+    in_order: bool = False  # inside `nl.no_reorder()`
+    previous: int | None = None  # the last instruction of the `no_reorder` block
     shared: list[Any] = field(default_factory=list)  # shared_hbm tensors in order of allocation
     shared_used: int = 0
     mail: dict[tuple[int, int, int], Array] = field(default_factory=dict)  # sendrecv
@@ -62,6 +75,7 @@ class Session:
     strict: bool
     frontend: str
     backend: str = "simulator"
+    loop_limit: int = LOOP_LIMIT
     ledger: Ledger = field(default_factory=Ledger)
     warned: set[tuple[str, str]] = field(default_factory=set)
     linted: set[object] = field(default_factory=set)  # kernels with the types of their arguments
@@ -91,6 +105,7 @@ def make(
     strict: bool = False,
     frontend: str | None = None,
     backend: str | None = None,
+    loop_limit: int = LOOP_LIMIT,
 ) -> Session:
     """A session; see `session`."""
     target = target or os.environ.get(TARGET_VARIABLE) or "trn3"
@@ -104,8 +119,10 @@ def make(
         raise ValueError(f"frontend: expected one of {', '.join(FRONTENDS)}, got {frontend!r}")
     if frontend == "tracer" and nki < "0.6":
         raise ValueError(f"frontend: expected 'parser' before NKI 0.6, got 'tracer' for {nki}")
+    if loop_limit < 1:
+        raise ValueError(f"loop_limit: expected at least 1 iteration, got {loop_limit}")
     chosen = choose_backend(backend or _backend)
-    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend, chosen)
+    return Session(GENERATIONS[TARGETS[target]], nki, strict, frontend, chosen, loop_limit)
 
 
 def choose_backend(name: str | None) -> str:
@@ -129,6 +146,7 @@ def session(
     strict: bool = False,
     frontend: str | None = None,
     backend: str | None = None,
+    loop_limit: int = LOOP_LIMIT,
 ) -> Iterator[Session]:
     """Run the kernels of the block for one target and version of NKI.
 
@@ -141,8 +159,9 @@ def session(
             environment says NKI_COMPILER_FRONTEND=custom) or "tracer" (from 0.6).
         backend: "simulator", or "vendor": kernels run through the vendor's own `nki.simulate`.
             That of `install()` unless given.
+        loop_limit: iterations after which a loop on a register is refused as endless.
     """
-    with using(make(target, nki, strict, frontend, backend)) as made:
+    with using(make(target, nki, strict, frontend, backend, loop_limit)) as made:
         yield made
 
 
@@ -203,13 +222,33 @@ def enter_loop(op: str) -> None:
     here = core()
     if here.loop is not None:
         expected = "one run-time loop at a time: unroll one of them with range()"
-        refuse("nested-loop", "", expected, f"a loop inside that of {text(here.loop)}", op)
-    here.loop = kernel_line()
+        refuse("nested-loop", "", expected, f"a loop inside that of {text(here.loop.line)}", op)
+    if here.in_order:
+        expected = "range() inside nl.no_reorder(), or no_reorder inside the loop's body"
+        refuse("schedule", "", expected, "a run-time loop", op)
+    here.loops += 1
+    here.loop = Loop(kernel_line(), here.loops)
 
 
 def leave_loop() -> None:
     """The run-time loop has ended."""
     core().loop = None
+
+
+def next_iteration() -> None:
+    """An iteration of the run-time loop has ended."""
+    here = core()
+    assert here.loop is not None
+    here.loop = replace(here.loop, iteration=here.loop.iteration + 1)
+
+
+def refuse_endless(iterations: int, op: str) -> None:
+    """Refuse a loop that has run longer than the session allows."""
+    limit = current().loop_limit
+    if iterations >= limit:
+        expected = f"the register to reach 0 within {limit:,} iterations"
+        raised = "session(loop_limit=...) or --loop-limit raises that"
+        refuse("endless-loop", "", f"{expected}; {raised}", "a register that is not 0", op)
 
 
 def in_kernel() -> bool:
@@ -220,6 +259,16 @@ def in_kernel() -> bool:
 def set_op(name: str) -> None:
     """Name the instruction whose checks and work follow, for messages."""
     _op.name = name
+
+
+def set_engine(engine: Engine) -> None:
+    """Name the engine of the instruction that runs."""
+    _op.engine = engine
+
+
+def running_engine() -> Engine:
+    """The engine of the instruction that runs."""
+    return getattr(_op, "engine", Engine.unknown)
 
 
 def refuse(

@@ -21,6 +21,7 @@ from nki_kernels.simulator import alu, context, dtypes
 from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import Dtype
 from nki_kernels.simulator.errors import kernel_line
+from nki_kernels.simulator.handles import NkiInstruction
 from nki_kernels.simulator.hardware import PARTITIONS, REACH, Engine
 from nki_kernels.simulator.ledger import Access, Event
 from nki_kernels.simulator.memory import Buffer
@@ -92,19 +93,6 @@ INSTRUCTIONS: dict[str, Instruction] = {}
 OLD_ARGUMENTS = {"dtype", "mask"}
 
 
-class NkiInstruction:
-    """What an instruction returns: a handle for the schedule."""
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-        self.name = event.name
-
-    def depends_on(self, *producers: "NkiInstruction") -> "NkiInstruction":
-        """Run after `producers` (data dependencies are found without it)."""
-        self._event.after += tuple(producer._event.index for producer in producers)
-        return self
-
-
 def instruction(
     *engines: Engine,
     checks: Sequence[Check] = (),
@@ -170,9 +158,11 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
         kwargs = _without_old(kwargs)
     call = Call(spec, _bind(spec, args, kwargs))
     _check_enums(call)
+    _check_scope(call, core.loop)
     for argument, operand in spec.operands.items():
         _check_operand(call, argument, operand)
     call.engine = _engine(call)
+    context.set_engine(call.engine)
     if "engine" in call.arguments and call.engine is not Engine.dma:  # a DMA's only starts it
         call.arguments["engine"] = call.engine
     _check_reach(call)
@@ -183,7 +173,7 @@ def _run(spec: Instruction, args: Any, kwargs: Any, name: str | None) -> Any:
         check(call)
     with np.errstate(all="ignore"):
         result = spec.body(**call.arguments)
-    event = _event(call, name, core.index)
+    event = _event(call, name, core)
     session.ledger.record(event)
     return NkiInstruction(event) if result is None else result
 
@@ -226,6 +216,14 @@ def _check_enums(call: Call) -> None:
         rule = "enum-number" if numbered else "enum"
         refuse(rule, argument, f"a member of {kind.__name__}", repr(value))
         call.arguments[argument] = kind(value)
+
+
+def _check_scope(call: Call, loop: context.Loop | None) -> None:
+    for argument, tensor in call.tensors():
+        made = tensor.storage.loop
+        if made is not None and (loop is None or loop.number != made):
+            expected = "a tensor made outside of the run-time loop: the body is traced once"
+            refuse("loop-scope", argument, expected, f"{tensor!r}, made in the body of one")
 
 
 def _check_operand(call: Call, argument: str, operand: Operand) -> None:
@@ -309,7 +307,7 @@ def free_dimensions(tensor: NkiTensor) -> int:
     return count
 
 
-def _event(call: Call, name: str | None, core: int) -> Event:
+def _event(call: Call, name: str | None, core: context.Core) -> Event:
     reads: list[Access] = []
     writes: list[Access] = []
     for argument, tensor in call.tensors():
@@ -324,8 +322,13 @@ def _event(call: Call, name: str | None, core: int) -> Event:
         for key, value in call.arguments.items()
         if not isinstance(value, (NkiTensor, list))
     }
-    ledger = context.current().ledger
-    return Event(
-        *(len(ledger.events), core, call.of.name, call.engine, name, kernel_line()),
+    ledger, loop = context.current().ledger, core.loop
+    event = Event(
+        *(len(ledger.events), core.index, call.of.name, call.engine, name, kernel_line()),
         *(tuple(reads), tuple(writes), attributes),
+        loop=(loop.number, loop.iteration) if loop is not None else None,
     )
+    if core.in_order:
+        event.issued_after = () if core.previous is None else (core.previous,)
+        core.previous = event.index
+    return event

@@ -1,4 +1,4 @@
-"""Kernels: `nki.jit`, launch grids, arrays in and out, and what is checked at the end of a run."""
+"""Kernels: `nki.jit`, launch grids, and what is checked at the end of a run."""
 
 import functools
 import inspect
@@ -7,23 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import context, dtypes, lint, vendor
+from nki_kernels.simulator import context, lint, vendor
 from nki_kernels.simulator.context import Core, Session, refuse
+from nki_kernels.simulator.cost.order import check_order
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import entry, kernel_line, text, without_simulator_frames
+from nki_kernels.simulator.exchange import Exchange
+from nki_kernels.simulator.handles import Edge, apply, edges
 from nki_kernels.simulator.hardware import PSUM_BANK_BYTES, PSUM_BANKS
 from nki_kernels.simulator.launch import Lane, lockstep
 from nki_kernels.simulator.ledger import Event, footprint
 from nki_kernels.simulator.lint.sources import plain
-from nki_kernels.simulator.memory import Buffer, Storage
-from nki_kernels.simulator.tensor import NkiTensor
+from nki_kernels.simulator.memory import Buffer
 
 OPTIONS = {"compile_config", "specialization_config"}  # of 0.7
 OPTIONS |= {"debug_kernel", "experimental_flags", "mode", "platform_target", "show_compiler_tb"}
 
 
 class Kernel:
-    """A function under `nki.jit`. Called with numpy arrays it runs and returns numpy arrays.
+    """A function under `nki.jit`. Called with arrays it runs and returns arrays, of torch where an
+    argument is a torch tensor, else of numpy.
 
     `kernel[2](...)` runs it on two cores that share HBM inputs and `shared_hbm` outputs.
     """
@@ -33,18 +36,29 @@ class Kernel:
         function: Callable[..., Any],
         grid: tuple[int, ...] = (),
         options: Mapping[str, Any] | None = None,
+        schedule: tuple[Edge, ...] = (),
     ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.grid, self.options = function, grid, options or {}
+        self.schedule = schedule
         self.name = getattr(function, "__name__", "kernel")
         code = getattr(plain(function), "__code__", None)
         self.line = (code.co_filename, code.co_firstlineno) if code else kernel_line()
         self._entry = entry(self._launch, self.line, self.name)
 
     def __getitem__(self, grid: int | Sequence[int]) -> "Kernel":
-        return Kernel(
-            self.function, (grid,) if isinstance(grid, int) else tuple(grid), self.options
-        )
+        axes = (grid,) if isinstance(grid, int) else tuple(grid)
+        return Kernel(self.function, axes, self.options, self.schedule)
+
+    def with_schedule(self, schedule: Sequence[Any], kind: Any = None) -> "Kernel":
+        """The kernel with instructions that wait for others, by their `name=`.
+
+        Args:
+            schedule: pairs (consumer, producer or producers).
+            kind: see `NkiInstruction.depends_on`.
+        """
+        found = (*self.schedule, *edges(schedule, kind))
+        return Kernel(self.function, self.grid, self.options, found)
 
     @property
     def __call__(self) -> Any:
@@ -90,14 +104,20 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             refuse(finding.rule, "", finding.expected, finding.got, line=finding.line)
         session.linted.add(read)
     if session.backend == "vendor":
+        if kernel.schedule:
+            asked = ", ".join(consumer for consumer, _, _ in kernel.schedule)
+            raise NotImplementedError(
+                f"with_schedule: expected none for backend 'vendor', which models no time, "
+                f"got one for {asked}; call the kernel without it"
+            )
         return vendor.run(kernel.function, kernel.grid, session, bound.args, bound.kwargs)
     annotations = getattr(kernel.function, "__annotations__", {})
-    copies: list[tuple[Array, Array]] = []  # (array of the caller, contiguous copy)
+    exchange = Exchange()
     for argument, value in bound.arguments.items():
         mutable = "mutable" in str(annotations.get(argument, ""))
         if isinstance(value, list) and session.frontend == "parser":
             refuse("list-argument", argument, "a tuple", "a list", line=line)
-        bound.arguments[argument] = _tensors(value, argument, mutable, copies)
+        bound.arguments[argument] = exchange.tensors(value, argument, mutable)
     cores = _cores(session, kernel.grid)
     first = len(session.ledger.events)
     session.ledger.launch(len(cores))
@@ -116,12 +136,13 @@ def run(kernel: Kernel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     else:
         result = lockstep([functools.partial(body, core) for core in cores], line)[0]
     context.set_op(name)
+    events = session.ledger.events[first:]
     with context.running(session, cores[0]):
-        _check_returned(session.ledger.events[first:], cores[0], result)
-        arrays = _arrays(result)
-    for original, copy in copies:
-        if original.flags.writeable:
-            original[...] = copy
+        apply(kernel.schedule, events)
+        check_order(events)
+        _check_returned(events, cores[0], result)
+        arrays = exchange.arrays(result)
+    exchange.write_back()
     return arrays
 
 
@@ -136,36 +157,6 @@ def _cores(session: Session, grid: tuple[int, ...]) -> list[Core]:
     return [Core(index, count, len(grid), shared=shared, mail=mail) for index in range(count)]
 
 
-def _same_container(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A list, tuple, named tuple or dict of the changed items."""
-    if isinstance(value, dict):
-        return {key: change(item) for key, item in value.items()}
-    items = [change(item) for item in value]
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-
-def _tensors(value: Any, name: str, mutable: bool, copies: list[tuple[Array, Array]]) -> Any:
-    """The argument with arrays as HBM tensors, also inside tuples, lists and dicts."""
-    if isinstance(value, (list, tuple, dict)):
-        return _same_container(value, lambda item: _tensors(item, name, mutable, copies))
-    if isinstance(value, np.generic) or not hasattr(value, "__array__"):
-        return value
-    array = np.asarray(value)
-    dtype = dtypes.find(array.dtype)
-    if dtype is None:
-        refuse("argument-dtype", name, "an array of a dtype of nl, such as float32", array.dtype)
-        raise AssertionError
-    if not array.size:
-        refuse("shape", name, "an array with elements", array.shape)
-    if not array.flags.c_contiguous:
-        copies.append((array, np.ascontiguousarray(array)))
-        array = copies[-1][1]
-    storage = Storage.of_array(array, Buffer.hbm, name, kernel_line())
-    storage.is_input, storage.mutable = True, mutable
-    strides = [step // array.itemsize for step in array.strides]
-    return NkiTensor(storage, dtype, array.shape, strides)
-
-
 def _check_returned(events: Sequence[Event], core: Core, result: Any) -> None:
     """A kernel that returns nothing and changes no input has worked for nothing."""
     if result is not None:
@@ -178,30 +169,6 @@ def _check_returned(events: Sequence[Event], core: Core, result: Any) -> None:
     if lost and len(lost) == len(written):
         expected = "a kernel that returns its shared_hbm outputs"
         refuse("no-output", "return", expected, "None; what was written is lost", line=lost[0])
-
-
-def _arrays(value: Any) -> Any:
-    """The result with tensors as arrays."""
-    if isinstance(value, (list, tuple, dict)):
-        return _same_container(value, _arrays)
-    if not isinstance(value, NkiTensor):
-        return value
-    if value.on_chip:
-        expected = "a tensor in shared_hbm: copy it there with dma_copy"
-        refuse("buffer", "return", expected, value, line=value.storage.line)
-    if value.buffer is not Buffer.shared_hbm and not value.storage.is_input:
-        refuse("output-buffer", "return", "buffer=nl.shared_hbm", value, line=value.storage.line)
-    defined = value.storage.defined
-    if defined is not None and not defined.any():
-        expected = "an output that an instruction wrote"
-        refuse("output-unwritten", "return", expected, value, line=value.storage.line)
-    if not value.is_defined():
-        expected = "an output that was written wholly"
-        refuse(
-            *("read-undefined", "return", expected, f"{value!r}, partly written"),
-            line=value.storage.line,
-        )
-    return value.array().copy()
 
 
 def _check_capacity(session: Session, core: Core) -> None:

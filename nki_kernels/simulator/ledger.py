@@ -55,7 +55,9 @@ class Event:
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
     attributes: dict[str, Any]
-    after: tuple[int, ...] = ()  # `depends_on`
+    loop: tuple[int, int] | None = None  # run-time loop of its core, iteration
+    after: tuple[int, ...] = ()  # `depends_on`: runs when they have ended
+    issued_after: tuple[int, ...] = ()  # `depends_on(kind=dependency.schedule)`: when they started
 
     @property
     def free(self) -> int:

@@ -54,6 +54,7 @@ class Storage:
         self.defined: Array | None = None if defined else np.zeros(raw.size, np.uint8)
         self.accumulated: Array | None = None  # PSUM: bytes that a matmul wrote
         self.is_input = self.mutable = False
+        self.loop: int | None = None  # the run-time loop in whose body it was made
 
     @classmethod
     def empty(

@@ -8,6 +8,7 @@ from nki_kernels.simulator.context import refuse
 
 X, Y = (Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in "xy")
 DTYPE = Parameter("dtype", Parameter.POSITIONAL_OR_KEYWORD, default=None)
+CONSTANTS = {"average", "bypass", "prelu"}  # given to instructions, not called
 SIGNATURES = {1: Signature([X, DTYPE]), 2: Signature([X, Y, DTYPE])}
 
 
@@ -23,6 +24,9 @@ class NlFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from nki_kernels.simulator.language.wrappers import elementwise
 
+        if self.__name__ in CONSTANTS:
+            expected = f"op=nl.{self.__name__} of an instruction"
+            refuse("signature", "", expected, "a call", repr(self))
         try:
             bound = self.__signature__.bind(*args, **kwargs).arguments
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""The generated tables of the documentation's page: instructions and rules.
+"""The generated tables of the documentation's page: instructions, rules and costs.
 
     python -m nki_kernels.simulator.page docs/nki-simulator.md
 
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from nki_kernels.simulator import isa
-from nki_kernels.simulator.hardware import GENERATIONS
+from nki_kernels.simulator.cost.constants import TABLE, Status
+from nki_kernels.simulator.cost.cycles import FORMULAS, UNKNOWN
+from nki_kernels.simulator.hardware import GENERATIONS, Engine
 from nki_kernels.simulator.instruction import INSTRUCTIONS, Instruction
 from nki_kernels.simulator.rules import RULES
 
@@ -59,10 +61,54 @@ def rules() -> str:
     return _table(("rule", "error", "what holds", "source"), rows)
 
 
+def clocks() -> str:
+    """GHz of each engine and GB/s of DMA on each generation."""
+    engines = list(next(iter(GENERATIONS.values())).clock)
+    rows = [
+        (
+            f"{one.name} (gen{one.number})",
+            *(f"{one.clock[engine] / 1e9:g}" for engine in engines),
+            f"{one.dma_rate / 1e9:g}",
+        )
+        for one in GENERATIONS.values()
+    ]
+    return _table(("GHz", *(engine.name for engine in engines), "DMA, GB/s"), rows)
+
+
+def formulas() -> str:
+    """What each instruction occupies its engine for, and how far that can be trusted."""
+    rows = []
+    for name, of in sorted(INSTRUCTIONS.items()):
+        if Engine.dma in of.engines:
+            text, status = "a DMA, see below", Status.INFERRED
+        else:
+            cost = FORMULAS.get(name)
+            text = cost.text if cost else f"{UNKNOWN.text}, for want of a formula"
+            status = (cost or UNKNOWN).status
+        rows.append((f"`{name}`", text, status.value))
+    return _table(("`nisa.`", "cycles", "status"), rows)
+
+
+def constants() -> str:
+    """The table of `cost.constants`."""
+    rows = [
+        (
+            *(f"`{one.name}`", f"{one.value:.6g}", one.unit),
+            ", ".join(f"gen{number}" for number in one.generations),
+            *(one.status.value, one.source),
+        )
+        for one in TABLE
+    ]
+    return _table(("constant", "value", "unit", "on", "status", "source"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "instructions": instructions,
     "not simulated": not_simulated,
     "rules": rules,
+    "clocks": clocks,
+    "formulas": formulas,
+    "constants": constants,
 }
 
 

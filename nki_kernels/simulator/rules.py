@@ -151,13 +151,31 @@ RULES = _table(
         "API: nisa.dma_copy, oob_mode",
     ),
     ("view", A, "the view can be made without a copy", "API: NkiTensor views"),
-    ("tensor-operator", A, "tensors have no Python operators: call nisa or nl", LANGUAGE),
+    (
+        "tensor-operator",
+        A,
+        "tensors have no Python operators and no tensor[...] = x: call nisa or nl",
+        LANGUAGE,
+    ),
     ("tensor-value", A, "what exists only at run time is not needed by Python", TRACER),
     (
         "nested-loop",
         A,
         "run-time loops are not nested",
         "NKI library: open issues on nested dynamic loops",
+    ),
+    ("endless-loop", A, "a loop on a register ends: session(loop_limit=...)", OURS),
+    (
+        "loop-scope",
+        A,
+        "a tensor made in the body of a run-time loop is used there only",
+        "API: nl.fori_loop, nl.while_loop",
+    ),
+    (
+        "schedule",
+        A,
+        "named instructions exist, and what waits for what has no circle and no loop's border",
+        "API: nisa.NkiInstruction.depends_on; scheduling guide: with_schedule, no_reorder",
     ),
     (
         "accumulate-undefined",

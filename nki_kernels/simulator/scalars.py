@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator.context import current, refuse
+from nki_kernels.simulator.context import current, refuse, refuse_endless
 from nki_kernels.simulator.dtypes import Array
 from nki_kernels.simulator.errors import NkiTypeError
 
@@ -43,8 +43,21 @@ class VirtualRegister(RuntimeScalar):
     `while register:` and `if register:` are run-time control flow of the parser; not of the tracer.
     """
 
+    __slots__ = ("tested",)
+
+    def __init__(self, value: int, bits: int = 32) -> None:
+        super().__init__(value, bits)
+        self.tested = 0  # times in a row that it was found not to be 0
+
     def __bool__(self) -> bool:
-        return self.value != 0 if current().frontend == "parser" else bool(self._refused())
+        if current().frontend != "parser":
+            return bool(self._refused())
+        if self.value == 0:
+            self.tested = 0
+            return False
+        refuse_endless(self.tested, "while register")
+        self.tested += 1
+        return True
 
 
 class NkiScalar(RuntimeScalar):

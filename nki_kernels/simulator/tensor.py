@@ -15,15 +15,18 @@ from nki_kernels.simulator.views import Views
 
 @dataclass(frozen=True)
 class Dynamic:
-    """An address that is known when the instruction runs: `.ap(scalar_offset=, vector_offset=)`.
+    """An address that is known when the instruction runs.
 
-    The scalar is added times `step` elements. With a vector, partition p of the view reads row
-    `vector[p]`: its first stride is replaced by the rows' `step`.
+    `scalar` is added times `step` elements. `vector` chooses "rows": partition p of the view reads
+    row `vector[p]`, each `step` elements from the next, in place of its first stride; or "columns"
+    (`.indirect`). `limit`: indices from 0 below it are inside; None: whatever lies in the storage.
     """
 
     scalar: "NkiTensor | RuntimeScalar | None"
     vector: "NkiTensor | None"
     step: int
+    limit: int | None = None
+    chooses: str = ""  # rows, columns
 
 
 class NkiTensor(Views):
@@ -32,6 +35,11 @@ class NkiTensor(Views):
 
     __slots__ = ()
     __hash__ = object.__hash__
+
+    @property
+    def data(self) -> "NkiTensor":
+        """Itself, as the `data` of a tile grid is a tensor."""
+        return self
 
     def ap(
         self,
@@ -51,6 +59,34 @@ class NkiTensor(Views):
 
         return build(self, pattern, offset or 0, scalar_offset, vector_offset, indirect_dim, dtype)
 
+    def select(self, dim: int, index: Any) -> "NkiTensor":
+        """One element of an axis, which is dropped. A (1, 1) tile, a register or an `NkiScalar` as
+        index is read when an instruction runs."""
+        if not isinstance(index, (NkiTensor, RuntimeScalar)):
+            return super().select(dim, index)
+        from nki_kernels.simulator.access import selected
+
+        return selected(self, self._axis(dim, "select", free=True), index)
+
+    def vector_select(self, dim: int, vector_offset: Any) -> "NkiTensor":
+        """Rows of an HBM tensor, read when a DMA runs: partition p gets row `vector_offset[p, 0]`.
+
+        dim is 0; `vector_offset` is a (P, 1) int32 or uint32 tile in SBUF, P becomes axis 0.
+        """
+        from nki_kernels.simulator.access import rows_selected
+
+        return rows_selected(self, dim, vector_offset)
+
+    def indirect(self, index: Any, num_elem: int | None = None) -> "NkiTensor":
+        """Columns of an on-chip (P, F) view, read when an instruction runs (gen4): (P, num_elem).
+
+        `index` is a (P, K) tile of integers in SBUF. Offset i of each group of G partitions stands
+        in its row i % G and column i // G; G is 16, and 32 for the tensor engine.
+        """
+        from nki_kernels.simulator.access import columns_selected
+
+        return columns_selected(self, index, num_elem)
+
     # Access by instructions.
 
     def resolve(self) -> "NkiTensor":
@@ -58,12 +94,13 @@ class NkiTensor(Views):
         dynamic = self.dynamic
         if dynamic is None or dynamic.scalar is None:
             return self
-        value = int(dynamic.scalar.read().reshape(-1)[0])
-        rest = Dynamic(None, dynamic.vector, dynamic.step) if dynamic.vector is not None else None
+        value = int(dynamic.scalar.read("scalar_offset").reshape(-1)[0])
+        if dynamic.limit is not None and not 0 <= value < dynamic.limit:
+            refuse("dma-bounds", "index", f"an index from 0 below {dynamic.limit}", value)
         offset = self.offset + value * dynamic.step
-        found = NkiTensor(self.storage, self.dtype, self.shape, self.strides, offset, rest)
+        found = NkiTensor(self.storage, self.dtype, self.shape, self.strides, offset)
         low, high = found.extent()
-        if rest is None and not 0 <= low <= high < self.storage.raw.size // self.itemsize:
+        if not 0 <= low <= high < self.storage.raw.size // self.itemsize:
             refuse(
                 "dma-bounds",
                 "scalar_offset",
@@ -94,6 +131,10 @@ class NkiTensor(Views):
 
     def read(self, argument: str = "") -> Array:
         """The elements in storage dtype; refused if some were never written."""
+        if self.dynamic is not None and self.dynamic.vector is not None:
+            from nki_kernels.simulator.access import read_columns
+
+            return read_columns(self, argument)
         here = self.resolve()
         if not here.is_defined():
             refuse(
@@ -117,6 +158,10 @@ class NkiTensor(Views):
         if self.dtype.kind == "packed" and values.dtype.kind not in "iu":
             refuse("dtype", "dst", f"{self.dtype} as it is stored: nisa.quantize_mx packs", self)
         rounded = cast(np.asarray(values), self.dtype)
+        if self.picks:
+            from nki_kernels.simulator.access import write_columns
+
+            return write_columns(self, rounded)
         if rounded.shape != here.shape and rounded.size == here.size:
             rounded = rounded.reshape(here.shape)
         here.array()[...] = rounded
@@ -137,8 +182,10 @@ class NkiTensor(Views):
             row = self.row
             first, start = divmod(low, row)
             free = high - low - (self.shape[0] - 1) * self.strides[0]
+            if self.picks:
+                free = (self.dynamic.limit - 1) * self.dynamic.step
             region = (first, high // row + 1, start * size, (start + free + 1) * size)
-        elif self.is_indirect():
+        elif self.gathers:
             region = (0, 1, 0, self.storage.raw.size)
         else:
             region = (0, 1, low * size, (high + 1) * size)

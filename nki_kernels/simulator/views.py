@@ -43,7 +43,7 @@ def normal_index(tensor: Views, index: Any) -> View:
     for axis, (item, extent, stride) in enumerate(
         zip(items, tensor.shape, tensor.strides, strict=True)
     ):
-        start, count, step = _range(item, extent, axis)
+        start, count, step = index_range(item, extent, axis)
         offset += start * stride
         if axis in kept:
             shape.append(count)
@@ -51,7 +51,7 @@ def normal_index(tensor: Views, index: Any) -> View:
     return shape, strides, offset
 
 
-def _range(item: Any, extent: int, axis: int) -> tuple[int, int, int]:
+def index_range(item: Any, extent: int, axis: int) -> tuple[int, int, int]:
     """Start, count and step of one index along an axis of `extent`."""
     where = f"index {axis}"
     if isinstance(item, slice):
@@ -171,12 +171,32 @@ class Views:
             f" {self.name!r}" if self.name else ""
         )
 
+    @property
+    def gathers(self) -> bool:
+        """Whether an offset vector chooses the rows (axis 0)."""
+        return self.dynamic is not None and self.dynamic.chooses == "rows"
+
+    @property
+    def picks(self) -> bool:
+        """Whether an index tile chooses the columns: `.indirect`."""
+        return self.dynamic is not None and self.dynamic.chooses == "columns"
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether axis 0 stays in its place: partitions, or rows that a vector chooses."""
+        return self.on_chip or self.gathers
+
     def with_view(self, shape: Sequence[int], strides: Sequence[int], offset: int) -> Self:
         """The same storage and dtype through another view."""
+        if self.picks:
+            refuse("view", "", "a view first, then .indirect", "a view of .indirect", "indirect")
         return type(self)(self.storage, self.dtype, shape, strides, offset, self.dynamic)
 
     def __getitem__(self, index: Any) -> Self:
         shape, strides, offset = normal_index(self, index)
+        if self.gathers and shape[:1] != [self.shape[0]]:
+            expected = "all rows: an offset vector chooses them"
+            refuse("view", "index 0", expected, index, "tensor[...]")
         return self.with_view(shape, strides, offset)
 
     def __len__(self) -> int:
@@ -186,8 +206,8 @@ class Views:
         if not -self.ndim <= dim < self.ndim:
             refuse("view", "dim", f"an axis of {list(self.shape)}", dim, method)
         dim %= self.ndim
-        if free and self.on_chip and dim == 0:
-            refuse("partition-view", "dim", "a free axis of an on-chip tensor", 0, method)
+        if free and self._fixed and dim == 0:
+            refuse("partition-view", "dim", "an axis behind the partitions or rows", 0, method)
         return dim
 
     def slice(self, dim: int, start: int, end: int, step: int = 1) -> Self:
@@ -199,7 +219,7 @@ class Views:
     def select(self, dim: int, index: int) -> Self:
         """One element of an axis, which is dropped."""
         dim = self._axis(dim, "select", free=True)
-        start, _, _ = _range(index, self.shape[dim], dim)
+        start, _, _ = index_range(index, self.shape[dim], dim)
         keep = [axis for axis in range(self.ndim) if axis != dim]
         return self.with_view(
             [self.shape[axis] for axis in keep],
@@ -211,7 +231,7 @@ class Views:
         """Axes in another order; axis 0 stays on-chip."""
         if sorted(dims) != list(range(self.ndim)):
             refuse("view", "dims", f"an order of {self.ndim} axes", tuple(dims), "permute")
-        if self.on_chip and dims[0] != 0:
+        if self._fixed and dims[0] != 0:
             refuse("partition-view", "dims", "axis 0 in its place", tuple(dims), "permute")
         return self.with_view(
             [self.shape[d] for d in dims], [self.strides[d] for d in dims], self.offset
@@ -229,7 +249,7 @@ class Views:
     def expand_dim(self, dim: int) -> Self:
         """Insert an axis of size 1 at `dim`."""
         dim = dim + self.ndim + 1 if dim < 0 else dim
-        if not int(self.on_chip) <= dim <= self.ndim:
+        if not int(self._fixed) <= dim <= self.ndim:
             refuse("partition-view", "dim", "a place behind the partition axis", dim, "expand_dim")
         shape, strides = list(self.shape), list(self.strides)
         shape.insert(dim, 1)
@@ -251,9 +271,9 @@ class Views:
             new[new.index(-1)] = self.size // max(known, 1)
         if math.prod(new) != self.size:
             refuse("view", "shape", f"{self.size} elements", tuple(shape), "reshape")
-        if self.on_chip and (not new or new[0] != self.shape[0]):
+        if self._fixed and (not new or new[0] != self.shape[0]):
             refuse("partition-view", "shape", f"axis 0 of {self.shape[0]}", tuple(new), "reshape")
-        fixed = int(self.on_chip)
+        fixed = int(self._fixed)
         strides = reshaped_strides(self.shape[fixed:], self.strides[fixed:], new[fixed:])
         if strides is None:
             refuse("view", "shape", "a shape that needs no copy", tuple(new), "reshape")
@@ -326,11 +346,11 @@ class Views:
         new = dtypes.find(dtype)
         if new is None:
             return refuse("dtype", "dtype", "a dtype of nl", dtype, "view")  # type: ignore[no-any-return]
+        if self.is_indirect():
+            refuse("view", "", "view(dtype) first, or .ap(dtype=)", "an indirect view", "view")
         old, size = self.itemsize, new.itemsize
         if old == size:
-            return type(self)(
-                self.storage, new, self.shape, self.strides, self.offset, self.dynamic
-            )
+            return type(self)(self.storage, new, self.shape, self.strides, self.offset)
         scaled = [self.shape[-1] * old, *(s * old for s in self.strides[:-1]), self.offset * old]
         if self.strides[-1] != 1 or any(value % size for value in scaled):
             refuse("view", "dtype", f"a dense last axis divisible by {size} bytes", self, "view")
@@ -344,10 +364,12 @@ class Views:
         return [[s, n] for s, n in zip(self.strides, self.shape, strict=True)]
 
     def is_contiguous(self) -> bool:
-        """Whether the elements lie one after the other, in order."""
-        dense = reshaped_strides(self.shape, self.strides, [self.size])
-        return dense is not None and (self.size == 1 or dense[-1] == 1)
+        """Whether the elements (of a partition, on the chip) lie one after the other, in order."""
+        shape, strides = self.shape[self.on_chip :], self.strides[self.on_chip :]
+        size = math.prod(shape)
+        dense = reshaped_strides(shape, strides, [size])
+        return dense is not None and (size == 1 or dense[-1] == 1)
 
     def is_indirect(self) -> bool:
-        """Whether an offset vector chooses the rows."""
-        return self.dynamic is not None and self.dynamic.vector is not None
+        """Whether its address is known at run time only: a scalar offset, chosen rows, columns."""
+        return self.dynamic is not None

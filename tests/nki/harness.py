@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nki_kernels.simulator import isa, jit, session
+from nki_kernels.simulator import dtypes, isa, jit, session
 from nki_kernels.simulator import language as nl
 
 
@@ -22,22 +22,37 @@ class Out:
 
 
 @dataclass(frozen=True)
-class Psum:
-    """An input that lies in PSUM."""
+class In:
+    """An input that does not lie in SBUF, or has a dtype that numpy does not."""
 
     array: Any
+    buffer: Any = nl.sbuf
+    dtype: Any = None
 
 
-def tile(value: Any) -> Any:
-    """An SBUF or PSUM tile of an array, filled as a kernel would."""
-    psum = isinstance(value, Psum)
-    array = value.array if psum else value
-    made = nl.shared_constant(array)
-    if not psum:
-        return made
-    moved = nl.ndarray(made.shape, made.dtype, buffer=nl.psum)
-    isa.tensor_copy(moved, made)
-    return moved
+def tensor(value: Any) -> Any:
+    """An SBUF tile of an array, or what an `In` asks for, filled as a kernel would."""
+    given = value if isinstance(value, In) else In(value)
+    made = nl.ndarray(given.array.shape, given.dtype or dtypes.find(given.array.dtype))
+    made.write(given.array)
+    return made if given.buffer is nl.sbuf else moved(made, given.buffer)
+
+
+def moved(tile: Any, buffer: Any) -> Any:
+    """A copy of a tile in another buffer."""
+    made = nl.ndarray(tile.shape, tile.dtype, buffer=buffer)
+    (isa.tensor_copy if buffer is nl.psum else isa.dma_copy)(made, tile)
+    return made
+
+
+def empty(out: Out) -> Any:
+    """The tensor of an output, filled if it has an initial value."""
+    if out.initial is None:
+        return nl.ndarray(out.shape, out.dtype, buffer=out.buffer)
+    on_chip = out.buffer in (nl.sbuf, nl.psum)
+    made = nl.ndarray(out.shape, out.dtype, buffer=out.buffer if on_chip else nl.sbuf)
+    isa.memset(made, out.initial)
+    return made if on_chip else moved(made, out.buffer)
 
 
 def run(
@@ -53,11 +68,8 @@ def run(
     results: dict[str, np.ndarray] = {}
 
     def kernel() -> None:
-        tiles = {name: tile(value) for name, value in inputs.items()}
-        for name, out in outputs.items():
-            tiles[name] = nl.ndarray(out.shape, out.dtype, buffer=out.buffer)
-            if out.initial is not None:
-                isa.memset(tiles[name], out.initial)
+        tiles = {name: tensor(value) for name, value in inputs.items()}
+        tiles |= {name: empty(out) for name, out in outputs.items()}
         call(SimpleNamespace(**tiles))
         for name in outputs:
             results[name] = tiles[name].read(name).copy()

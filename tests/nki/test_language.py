@@ -269,6 +269,43 @@ def test_generations_are_ordered() -> None:
             assert jit(kernel)()[:2] == (late, early)
 
 
+def test_names_of_nki_isa_that_are_no_instructions() -> None:
+    def kernel(x: Any) -> Any:
+        handle = nisa.dma_copy(nl.ndarray(x.shape, x.dtype), x, name="first")
+        refused = None
+        try:
+            nisa.dma_copy(nl.ndarray((1, 1), x.dtype), x)
+        except nisa.NkiValidationError as error:
+            refused = error.rule
+        return nisa.get_nc_sub_version(), isinstance(handle, nisa.NkiInstruction), refused
+
+    assert nisa.NkiValidationError is NkiValidationError
+    for target in ("trn1", "trn2", "trn3"):
+        with session(target=target):
+            assert jit(kernel)(X) == (0, True, "element-count")
+
+
+def test_a_priority_is_taken_by_every_dma_of_gen4() -> None:
+    def kernel(x: Any, priority: Any) -> Any:
+        tile, turned = nl.ndarray((16, 24), x.dtype), nl.ndarray((24, 16), x.dtype)
+        nisa.dma_copy(tile, x, priority)
+        nisa.dma_transpose(turned, x, (1, 0), priority)
+        out = nl.ndarray((24, 16), x.dtype, buffer=nl.shared_hbm)
+        nisa.dma_copy(out, turned)
+        return out
+
+    for priority in (None, 0, 3):
+        with session(target="trn3", strict=True):
+            np.testing.assert_array_equal(jit(kernel)(X, priority), X.T)
+    for wrong in (-1, 4, 1.5, True):
+        with session(target="trn3"), pytest.raises(NkiValidationError, match=r"0\.\.3") as caught:
+            jit(kernel)(X, wrong)
+        assert (caught.value.rule, caught.value.argument) == ("value", "priority")
+    with session(target="trn2"), pytest.raises(NkiValidationError) as caught:
+        jit(lambda x: nisa.dma_transpose(nl.ndarray((24, 16), x.dtype), x, priority=0))(X)
+    assert (caught.value.rule, caught.value.argument) == ("generation", "priority")
+
+
 def test_a_mode_by_its_number_is_the_mode() -> None:
     def kernel(x: Any) -> None:
         nisa.dma_copy(nl.ndarray(x.shape, x.dtype), x, dge_mode=nisa.dge_mode.none)

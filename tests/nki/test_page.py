@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from nki_kernels.simulator import page
+from nki_kernels.simulator.cost.constants import TABLE
+from nki_kernels.simulator.cost.cycles import FORMULAS
 from nki_kernels.simulator.instruction import INSTRUCTIONS
 from nki_kernels.simulator.rules import RULES
 
@@ -32,3 +34,21 @@ def test_what_is_written_by_hand_is_kept() -> None:
     assert made.endswith("<!-- end -->\nafter\n")
     assert "last year" not in made
     assert "`psum-bank` | always" in made
+
+
+def test_the_page_states_each_formula_and_constant_with_its_status() -> None:
+    text = PAGE.read_text()
+    for name, cost in FORMULAS.items():
+        if name in INSTRUCTIONS:
+            assert f"| `{name}` | {cost.text} | {cost.status.value} |" in text
+    for constant in TABLE:
+        (line,) = [one for one in text.splitlines() if one.startswith(f"| `{constant.name}` |")]
+        assert f" {constant.value:.6g} | {constant.unit} |" in line
+        assert line.endswith(f"| {constant.status.value} | {constant.source} |")
+    assert "| trn2 (gen3) | 2.4 | 0.96 | 1.2 | 1.2 | 368 |" in text
+
+
+def test_the_cost_section_leads_to_the_published_times() -> None:
+    for page_ in (PAGE, PAGE.parent / "index.md"):
+        assert "(results/nki_anchors.md)" in page_.read_text()
+    assert (PAGE.parent / "results/nki_anchors.md").is_file()

@@ -15,6 +15,7 @@ from nki_kernels.simulator import language as nl
 from nki_kernels.simulator.rules import RULES, Mode
 from nki_kernels.simulator.scalars import NkiScalar
 from tests.nki.cases.refused import BY_INSTRUCTION, Refusal, hbm, ps, sb
+from tests.nki.cases.refused_arguments import BY_ARGUMENT
 from tests.nki.test_lint import PARSER
 
 X = np.ones((128, 64), np.float32)
@@ -269,7 +270,33 @@ REFUSALS += [
     Refusal("tensor-value", lambda: np.exp(sb(8, 8)), about="numpy on a tile"),
     Refusal("dma-engine", lambda: nisa.dma_copy(sb(8, 8), sb(8, 8), engine=nisa.engine.scalar)),
     Refusal("partition-start", lambda: C(sb(32, 4), sb(128, 4)[96:128][8:16]), about="inner view"),
-    *(Refusal(rule, call, (), {"target": on}, about) for rule, call, on, about in BY_INSTRUCTION),
+    *(
+        Refusal(rule, call, (), {"target": on}, about)
+        for rule, call, on, about in BY_INSTRUCTION + BY_ARGUMENT
+    ),
+]
+
+
+def used_outside_its_loop() -> None:
+    made: list[Any] = []
+    nl.fori_loop(0, 1, lambda i: made.append(sb(8, 8)))
+    nisa.memset(made[0], 2.0)
+
+
+def in_a_circle() -> None:
+    tiles = sb(8, 8), sb(8, 8)
+    first, second = (nisa.memset(tile, 2.0) for tile in tiles)
+    first.depends_on(second.depends_on(first))
+
+
+REFUSALS += [
+    Refusal(
+        "endless-loop",
+        lambda: nl.while_loop(nisa.register_alloc(1), lambda r: r),
+        options={"loop_limit": 9},
+    ),
+    Refusal("loop-scope", used_outside_its_loop),
+    Refusal("schedule", in_a_circle),
 ]
 REFUSALS += [
     Refusal("column-tiling", lambda: tiled(64, 32)()),

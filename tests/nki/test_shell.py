@@ -51,6 +51,11 @@ def where(x):
 
 
 @nki.jit
+def endless(x):
+    nl.while_loop(nisa.register_alloc(1), lambda r: r)
+
+
+@nki.jit
 def broken(x):
     raise KeyError("mine")
 """
@@ -133,6 +138,16 @@ def test_a_refused_kernel_ends_with_1(file: str, capsys: pytest.CaptureFixture[s
     assert "mine.py:13" in err
 
 
+def test_the_shell_bounds_a_loop_that_never_ends(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"{file}::endless", "--args", "x=float32[8,4]", "--loop-limit", "7"]
+    code, _, printed = run(capsys, *arguments)
+    assert code == 1
+    assert "within 7 iterations" in printed
+    assert "--loop-limit" in printed
+
+
 def test_what_only_strict_refuses_is_a_warning(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +169,7 @@ WRONG = {
     "no name": (["{file}"], "FILE.py::KERNEL"),
     "no file": (["missing.py::scaled"], "an existing file, got 'missing.py'"),
     "no Python": (["{folder}/text.md::scaled"], "a Python file"),
-    "no kernel": (["{file}::other"], "kernels: scaled, lenient, where, broken"),
+    "no kernel": (["{file}::other"], "kernels: scaled, lenient, where, endless, broken"),
     "no function": (["{file}::LIMIT"], "a function of"),
     "missing argument": (["{file}::scaled"], "missing a required argument: 'x'"),
     "unknown argument": (
@@ -173,6 +188,7 @@ WRONG = {
         "an existing folder",
     ),
     "unknown target": (["{file}::scaled", "--target", "trn9"], "invalid choice: 'trn9'"),
+    "no iterations": (["{file}::scaled", "--loop-limit", "0"], "an int above 0, got '0'"),
     "unknown version": (["{file}::scaled", "--nki", "0.2"], "invalid choice: '0.2'"),
 }
 

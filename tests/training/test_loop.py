@@ -271,7 +271,8 @@ def test_a_checkpoint_is_a_model(unbroken: Training) -> None:
 def test_the_default_recipe_warms_up_with_copies_and_grows_in_distance() -> None:
     stages = RECIPES["default"].stages
     lengths = [stage.length * stage.spans for stage in stages]
-    assert lengths == sorted(lengths)
+    longest = lengths.index(max(lengths))
+    assert lengths[: longest + 1] == sorted(lengths[: longest + 1])
     assert max(lengths) >= 16_384
     assert stages[0].copies == max(stage.copies for stage in stages)
     assert [stage.until is None for stage in stages] == [False] + [True] * (len(stages) - 1)

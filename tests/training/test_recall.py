@@ -323,7 +323,7 @@ def test_release_and_install(unbroken: Training, tmp_path: Path) -> None:
     assert f"per token: {report['perplexity']:.1f}." in card
     assert f"{report['parameters']:,} parameters" in card
     assert "1,024\ntokens in 8 steps, seed 20240711" in card
-    assert "| 512 | 64 | 2 | 1 to 3 | 20% to 60% | 45% |" in card
+    assert "| 512 | 64 | 2 | 1 to 2 | 0% to 40% | 45% |" in card
     assert "    Remember that Jane is silver.\n" in card
     assert "    Note: Jane is now silver.\n" in card
     assert "    Question: who is Jane? / Answer: silver.\n" in card

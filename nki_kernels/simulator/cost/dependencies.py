@@ -20,6 +20,7 @@ class Kind(Enum):
     WAW = "writes over what was written"
     WAR = "writes over what was read"
     ORDER = "depends_on"
+    ISSUE = "depends_on, order of issue only"
     SCALAR = "may take a register's value as an offset"
 
 
@@ -42,6 +43,7 @@ class Tracker:
     def wait_for(self, event: Event) -> set[tuple[int, Kind]]:
         """The earlier events (by index) that `event` waits for, and why; then note `event`."""
         found: set[tuple[int, Kind]] = {(index, Kind.ORDER) for index in event.after}
+        found |= {(index, Kind.ISSUE) for index in event.issued_after}
         for access in event.reads:
             found |= set(_meet(access, self._record(access).writes, Kind.RAW))
         for access in event.writes:
@@ -51,7 +53,8 @@ class Tracker:
         if event.engine is Engine.dma and event.core in self._scalars:
             found.add((self._scalars[event.core], Kind.SCALAR))
         self._note(event)
-        return {(index, kind) for index, kind in found if index != event.index}
+        asked = {*event.after, *event.issued_after}
+        return {(index, kind) for index, kind in found if index != event.index or index in asked}
 
     def _record(self, access: Access) -> _Record:
         return self._storages.setdefault(access.storage, _Record())

@@ -3,8 +3,9 @@
 Each engine runs its instructions in program order, as its queue does on the device; engines run
 beside each other and wait only for data. DMAs start when their data is there, in any order: there
 are 16 queues. What is read after it was written comes DEPENDENT cycles later (a DMA's: its
-latency). Tiles are not renamed and buffers not limited: prefetching is as free as the kernel's own
-allocations allow.
+latency). `depends_on` and `with_schedule` are obeyed; iterations of a run-time loop do not overlap,
+as the compiler ends each with a barrier. Tiles are not renamed and buffers not limited: prefetching
+is as free as the kernel's own allocations allow.
 """
 
 from bisect import bisect_right
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 
 from nki_kernels.simulator.cost.constants import VALUE
 from nki_kernels.simulator.cost.cycles import cycles
-from nki_kernels.simulator.cost.dependencies import Kind, Tracker
+from nki_kernels.simulator.cost.dependencies import Kind
 from nki_kernels.simulator.cost.dma import Transfer, transfer
+from nki_kernels.simulator.cost.order import Order, Waits
 from nki_kernels.simulator.hardware import Engine, Generation
 from nki_kernels.simulator.ledger import Event
 from nki_kernels.simulator.memory import Buffer
@@ -123,7 +125,7 @@ def resources(event: Event, generation: Generation) -> list[Resource]:
 class _Scheduler:
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
-        self.tracker = Tracker()
+        self.order = Order()
         self.lines: dict[Resource, Timeline] = {}
         self.ordered: dict[Resource, float] = {}  # when an engine has issued its last
         self.busy: dict[Resource, float] = {}
@@ -133,6 +135,7 @@ class _Scheduler:
         # and the last result.
         self.floor: dict[int, tuple[float, float]] = {}
         self.latest: dict[int, tuple[float, float]] = {}
+        self.loops: dict[int, tuple[int, int] | None] = {}  # per core, where its last event stands
 
     def launch(self) -> None:
         """A new launch starts when everything before it has ended."""
@@ -143,11 +146,22 @@ class _Scheduler:
         found = [self.latest.get(core, (0.0, 0.0)) for core in cores]
         return max(at for at, _ in found), max(chain for _, chain in found)
 
-    def ready(self, event: Event) -> tuple[float, float]:
+    def iterate(self, event: Event) -> None:
+        """An iteration of a run-time loop ends with a barrier of all the core's engines."""
+        before = self.loops.get(event.core)
+        if before is not None and before != event.loop:
+            self.floor[event.core] = self.last([event.core])
+        self.loops[event.core] = event.loop
+
+    def ready(self, event: Event, waits: Waits) -> tuple[float, float]:
         """When its data is there: in the schedule, and with engines without limit."""
         at, chain = self.floor.get(event.core, (0.0, 0.0))
-        for index, kind in self.tracker.wait_for(event):
+        for index, kind in waits:
             producer = self.steps[index]
+            if kind is Kind.ISSUE:
+                at = max(at, producer.start)
+                chain = max(chain, self.chains[index][0] - (producer.end - producer.start))
+                continue
             same = producer.event.engine is event.engine is not Engine.dma
             early = kind is Kind.WAR or (kind is Kind.WAW and same)
             end, done = self.chains[index]
@@ -181,7 +195,7 @@ class _Scheduler:
 
     def meet(self, events: Sequence[Event]) -> None:
         """Cores that wait for each other: all start when the last one could."""
-        ready = [self.ready(event) for event in events]
+        ready = [self.ready(*pair) for event in events for pair in self.order.feed(event)]
         at, chain = max(r[0] for r in ready), max(r[1] for r in ready)
         cores = {event.core for event in events}
         barrier = events[0].op == "core_barrier"
@@ -205,10 +219,12 @@ def schedule(
             run.launch()
         if event.index in run.steps:
             continue
+        run.iterate(event)
         if event.op in MEETINGS:
             run.meet(meetings[event.index])
-        else:
-            run.place(event, *run.ready(event))
+            continue
+        for one, waits in run.order.feed(event):
+            run.place(one, *run.ready(one, waits))
     steps = [run.steps[event.index] for event in events]
     return Schedule(steps, run.busy, run.last(CORES)[1])
 

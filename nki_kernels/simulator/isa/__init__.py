@@ -1,5 +1,7 @@
 """`nki.isa`: one module per family of instructions; their table is `instruction.INSTRUCTIONS`."""
 
+from nki_kernels.simulator.errors import NkiValidationError
+from nki_kernels.simulator.handles import NkiInstruction, dependency
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.isa import not_simulated
 from nki_kernels.simulator.isa.activations import (
@@ -26,6 +28,7 @@ from nki_kernels.simulator.isa.enums import (
     dge_mode,
     dma_engine,
     engine,
+    get_nc_sub_version,
     get_nc_version,
     matmul_perf_mode,
     nc_version,
@@ -79,7 +82,8 @@ globals().update(
     {name: not_simulated.refusing(name, why) for name, why in not_simulated.REASONS.items()}
 )
 
-__all__ = ["VirtualRegister", "activate2", "activation", "activation_reduce", "affine_select"]
+__all__ = ["NkiInstruction", "VirtualRegister", "dependency"]
+__all__ += ["activate2", "activation", "activation_reduce", "affine_select"]
 __all__ += ["bn_aggr", "bn_stats", "core_barrier", "dge_mode", "dma_compute", "dma_copy"]
 __all__ += ["dma_engine", "dma_transpose", "dropout", "engine", "exponential", "get_nc_version"]
 __all__ += ["gpsimd_engine", "iota", "local_gather", "matmul_perf_mode", "max8", "memset"]
@@ -93,3 +97,4 @@ __all__ += ["sync_engine", "tensor_copy", "tensor_copy_predicated", "tensor_engi
 __all__ += ["tensor_partition_reduce", "tensor_reduce", "tensor_scalar"]
 __all__ += ["tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor"]
 __all__ += ["tensor_tensor_scan", "topk", "unknown_engine", "vector_engine"]
+__all__ += ["NkiInstruction", "NkiValidationError", "get_nc_sub_version"]

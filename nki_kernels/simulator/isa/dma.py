@@ -21,8 +21,11 @@ DEFAULT_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
 def _dge(call: Call) -> None:
     """Hardware descriptor generation: gen3 on, equal dtypes, no offset vectors."""
     mode, engine = call.arguments["dge_mode"], call.arguments.get("engine")
-    if call.arguments.get("priority") is not None and current().generation.number < 4:
+    priority = call.arguments["priority"]
+    if priority is not None and current().generation.number < 4:
         refuse("generation", "priority", "gen4", current().generation.name)
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= 3):
+        refuse("value", "priority", "an int in 0..3, the most urgent first", priority)
     if mode is not dge_modes.hwdge:
         if engine not in (None, Engine.dma, Engine.unknown):
             refuse("dma-engine", "engine", "dge_mode.hwdge with it", f"dge_mode.{mode.name}")
@@ -33,7 +36,7 @@ def _dge(call: Call) -> None:
     if dst.dtype != src.dtype:
         refuse("same-dtype", "dst", f"{src.dtype}, as src, with hwdge", dst)
     for name, tensor in (("dst", dst), ("src", src)):
-        if tensor.is_indirect():
+        if tensor.gathers:
             refuse("value", "dge_mode", "swdge for a vector_offset", f"hwdge, {name} {tensor!r}")
     if engine not in (None, Engine.dma, Engine.unknown, Engine.sync, Engine.scalar):
         refuse("engine", "engine", "sync or scalar with hwdge", engine)
@@ -58,7 +61,7 @@ def dma_copy(
     Unequal dtypes go through float32. With a vector offset, rows are gathered (src) or scattered
     (dst); a row outside is an error, or leaves dst untouched with `oob_mode.skip`.
     """
-    if src.is_indirect():
+    if src.gathers:
         values, inside = gather(src, oob_mode)
     else:
         values, inside = src.read("src"), None
@@ -66,8 +69,8 @@ def dma_copy(
         if "packed" in (dst.dtype.kind, src.dtype.kind):
             refuse("same-dtype", "dst", f"{src.dtype}, as src: packed elements", dst)
         values = cast(values.astype(np.float32), dst.dtype)
-    if dst.is_indirect():
-        scatter(dst, values, oob_mode)
+    if dst.gathers:
+        scatter(dst, values, oob_mode, inside)
     elif inside is None or inside.all():
         dst.write(values)
     elif inside.any():
@@ -92,20 +95,34 @@ def gather(src: NkiTensor, mode: oob_modes) -> tuple[Array, Array]:
     return flat[places], inside
 
 
-def scatter(dst: NkiTensor, values: Array, mode: oob_modes) -> None:
-    """Write values of dst's dtype to the rows of an indirect view."""
+def places_to_write(dst: NkiTensor, mode: oob_modes, gathered: Array | None) -> tuple[Array, Array]:
+    """The elements of an indirect dst, and which of its rows are written: those inside whose
+    sources were (`gathered`; None: all)."""
     places, inside = indirect_places(dst)
     refuse_outside(inside, mode, "dst")
+    if gathered is None or gathered.all():
+        return places, inside
+    _same_axis(dst, gathered)
+    return places, inside & gathered
+
+
+def scatter(dst: NkiTensor, values: Array, mode: oob_modes, gathered: Array | None) -> None:
+    """Write values of dst's dtype to the rows of an indirect view; see `places_to_write`."""
+    places, inside = places_to_write(dst, mode, gathered)
     chosen, storage = places[inside], dst.storage
     storage.raw.view(dst.dtype.dtype)[chosen] = values.reshape(places.shape)[inside]
     if storage.defined is not None:
         storage.defined.reshape(-1, dst.itemsize)[chosen] = 1
 
 
-def write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
-    """Write the gathered rows that were inside; needs the row axis to be dst's axis 0."""
+def _same_axis(dst: NkiTensor, inside: Array) -> None:
     if dst.shape[0] != inside.size:
         refuse("shape", "dst", f"{inside.size} rows on axis 0 with oob_mode.skip", dst)
+
+
+def write_rows(dst: NkiTensor, values: Array, inside: Array) -> None:
+    """Write the gathered rows that were inside; needs the row axis to be dst's axis 0."""
+    _same_axis(dst, inside)
     rows = values.reshape(dst.shape)
     for row in np.flatnonzero(inside):
         dst[int(row) : int(row) + 1].write(rows[row : row + 1])
@@ -140,14 +157,19 @@ def dma_transpose(
     dst: NkiTensor,
     src: NkiTensor,
     axes: Sequence[int] | None = None,
+    priority: int | None = None,
     dge_mode: dge_modes = dge_modes.unknown,
     oob_mode: oob_modes = oob_modes.error,
     engine: Engine = Engine.unknown,
 ) -> None:
-    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank."""
-    if src.is_indirect():
-        values, inside = gather(src, oob_modes.error)
-        assert inside.all()
+    """`src` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0), by its rank.
+
+    `priority` (gen4) changes when it runs, not its value.
+    """
+    if src.gathers:
+        values, inside = gather(src, oob_mode)
+        if not inside.all():
+            refuse("value", "oob_mode", "error: a transpose that skips is not described", oob_mode)
     else:
         values = src.read("src")
     dst.write(values.transpose(axes))

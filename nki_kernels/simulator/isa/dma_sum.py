@@ -11,7 +11,7 @@ from nki_kernels.simulator.context import refuse
 from nki_kernels.simulator.dtypes import Array, cast
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import Call, Operand, instruction
-from nki_kernels.simulator.isa.dma import ANYWHERE, gather, refuse_outside, scatter, write_rows
+from nki_kernels.simulator.isa.dma import ANYWHERE, gather, places_to_write, scatter, write_rows
 from nki_kernels.simulator.isa.enums import oob_mode as oob_modes
 from nki_kernels.simulator.tensor import NkiTensor
 
@@ -28,7 +28,9 @@ def _sources(call: Call) -> None:
 
 def _same_rows(one: NkiTensor, other: NkiTensor) -> bool:
     """Whether two indirect views are the same rows of the same tensor."""
-    return one.storage is other.storage and one.shape == other.shape and one.is_indirect()
+    if one.storage is not other.storage or not other.gathers:
+        return False
+    return np.array_equal(indirect_places(one)[0], indirect_places(other)[0])
 
 
 @instruction(
@@ -48,33 +50,36 @@ def dma_compute(
 ) -> None:
     """The sum of up to 16 tensors in float32.
 
-    With the indirect view of dst among `srcs`, the rest is added to its rows. Equal rows add up
+    A row that one of the gathered sources lacks stays as it is in dst (`oob_mode.skip`). With the
+    indirect view of dst among `srcs`, the rest is added to its rows. Equal rows add up
     with `unique_indices=False`; otherwise the last one counts (the device promises nothing).
     """
     inside = None
     total: Array = np.zeros(dst.shape, np.float32)
-    onto_itself = dst.is_indirect() and any(_same_rows(dst, src) for src in srcs)
+    onto_itself = dst.gathers and any(_same_rows(dst, src) for src in srcs)
     for src in srcs:
         if onto_itself and _same_rows(dst, src):
             continue
-        if src.is_indirect():
-            values, inside = gather(src, oob_mode)
+        if src.gathers:
+            values, here = gather(src, oob_mode)
+            inside = here if inside is None else inside & here
         else:
             values = src.read("srcs")
         total = total + values.astype(np.float32).reshape(dst.shape)
     if onto_itself:
-        _add_rows(dst, total, unique_indices, oob_mode)
-    elif dst.is_indirect():
-        scatter(dst, cast(total, dst.dtype), oob_mode)
+        _add_rows(dst, total, unique_indices, oob_mode, inside)
+    elif dst.gathers:
+        scatter(dst, cast(total, dst.dtype), oob_mode, inside)
     elif inside is None or inside.all():
         dst.write(total)
     else:
         write_rows(dst, cast(total, dst.dtype), inside)
 
 
-def _add_rows(dst: NkiTensor, values: Array, unique: bool, mode: oob_modes) -> None:
-    places, inside = indirect_places(dst)
-    refuse_outside(inside, mode, "dst")
+def _add_rows(
+    dst: NkiTensor, values: Array, unique: bool, mode: oob_modes, gathered: Array | None
+) -> None:
+    places, inside = places_to_write(dst, mode, gathered)
     gather(dst, mode)  # the rows must be defined
     flat = dst.storage.raw.view(dst.dtype.dtype)
     chosen, added = places[inside], values[inside]

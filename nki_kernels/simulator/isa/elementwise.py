@@ -20,8 +20,9 @@ from nki_kernels.simulator.memory import Buffer
 from nki_kernels.simulator.tensor import NkiTensor
 
 V, S, G = Engine.vector, Engine.scalar, Engine.gpsimd
-COLUMN = Operand("read", dtypes=frozenset({float32}) | INTEGERS, number=True, column=True)
-OPTIONAL_COLUMN = Operand("read", dtypes=COLUMN.dtypes, number=True, column=True, optional=True)
+COLUMN = Operand(
+    "read", dtypes=frozenset({float32}) | INTEGERS, number=True, column=True, optional=True
+)
 
 
 def _tensor_engine(call: Call) -> Engine:
@@ -113,8 +114,8 @@ def scalar_step(
     *(V, S, G),
     dst=Operand("write"),
     data=Operand("read"),
-    operand0=OPTIONAL_COLUMN,
-    operand1=OPTIONAL_COLUMN,
+    operand0=COLUMN,
+    operand1=COLUMN,
     operators={"op0": SCALAR_OPERATORS, "op1": SCALAR_OPERATORS},
     engine_since={S: 3},
     checks=[

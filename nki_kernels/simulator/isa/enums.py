@@ -62,3 +62,8 @@ class nc_version(IntEnum):
 def get_nc_version() -> nc_version:
     """The generation of the target."""
     return nc_version(current().generation.number)
+
+
+def get_nc_sub_version() -> int:
+    """The silicon's revision within its generation: 0, the first, on every target."""
+    return 0

@@ -14,6 +14,7 @@ from nki_kernels.simulator.dtypes import (
     float32,
     tfloat32,
 )
+from nki_kernels.simulator.errors import NkiNotSimulated
 from nki_kernels.simulator.hardware import PARTITIONS, PSUM_BANK_BYTES, Engine
 from nki_kernels.simulator.instruction import PSUM, SBUF, Call, Operand, instruction
 from nki_kernels.simulator.isa.enums import matmul_perf_mode
@@ -148,6 +149,9 @@ def nc_matmul(
 
 def accumulate_into(dst: NkiTensor, product: Array, accumulate: bool | None) -> None:
     """Write or add a product to PSUM; see `nc_matmul`."""
+    if dst.picks:
+        raise NkiNotSimulated("a product into the columns of an .indirect view: not simulated")
+    dst = dst.resolve()
     product = product.reshape(dst.shape)
     place = (dst.itemsize, dst.offset, dst.shape, dst.strides)
     mine = dst.storage.accumulation(*place)

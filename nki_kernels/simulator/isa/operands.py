@@ -42,8 +42,12 @@ def computes_integers(engine: Engine, op: Operator, *tensors: NkiTensor) -> bool
 
 
 def integer_operand(value: Any, like: NkiTensor, argument: str) -> Array:
-    """A Python int or a column tile in the dtype of an integer tile; for bitwise operators."""
+    """A Python int or an integer column in the dtype of an integer tile; for bitwise operators."""
     if isinstance(value, NkiTensor):
+        if value.dtype.is_float:
+            refuse("dtype", argument, "integers for a bitwise operator", value)
+        if value.shape[0] != like.shape[0]:
+            refuse("shape", argument, f"shape ({like.shape[0]}, 1)", value)
         return native(value, argument).astype(like.dtype.dtype)
     if isinstance(value, float) and not value.is_integer():
         refuse("dtype", argument, "an int for a bitwise operator", value)

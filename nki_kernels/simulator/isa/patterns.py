@@ -8,7 +8,7 @@ import numpy as np
 from nki_kernels.simulator import checks
 from nki_kernels.simulator.alu import COMPARE, Operator
 from nki_kernels.simulator.context import refuse
-from nki_kernels.simulator.dtypes import Array, uint32
+from nki_kernels.simulator.dtypes import Array, cast, uint32
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import SBUF, Call, Operand, instruction
 from nki_kernels.simulator.isa.operands import native, rows
@@ -68,7 +68,8 @@ def affine_select(
     keep = cmp_op(where, np.int64(0)) != 0
     exact = dst.dtype == on_true_tile.dtype and not dst.dtype.is_float
     values = native(on_true_tile, "on_true_tile") if exact else rows(on_true_tile, "on_true_tile")
-    dst.write(np.where(keep, values, values.dtype.type(on_false_value)))
+    other = np.asarray(on_false_value, np.float32)
+    dst.write(np.where(keep, values, cast(other, dst.dtype) if exact else other))
 
 
 @instruction(

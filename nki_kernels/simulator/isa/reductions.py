@@ -7,16 +7,17 @@ import numpy as np
 from nki_kernels.simulator import checks
 from nki_kernels.simulator.alu import BINARY, BIT_REDUCTIONS, BITWISE, REDUCTIONS, Operator
 from nki_kernels.simulator.context import refuse
-from nki_kernels.simulator.dtypes import Array, int32, uint32
+from nki_kernels.simulator.dtypes import Array, float32, int32, uint32
 from nki_kernels.simulator.hardware import Engine
 from nki_kernels.simulator.instruction import SBUF, Call, Operand, instruction
-from nki_kernels.simulator.isa.elementwise import COLUMN, scalar_step
+from nki_kernels.simulator.isa.elementwise import scalar_step
 from nki_kernels.simulator.isa.enums import reduce_cmd as commands
 from nki_kernels.simulator.isa.operands import column, native, rows
 from nki_kernels.simulator.isa.registers import reduce, started
 from nki_kernels.simulator.tensor import NkiTensor
 
 V, G = Engine.vector, Engine.gpsimd
+COLUMN = Operand("read", dtypes=frozenset({float32}), number=True, column=True)
 RESULT = Operand("write", column=True, optional=True)
 
 
@@ -52,6 +53,8 @@ def tensor_reduce(
     keepdims: bool = False,
 ) -> None:
     """Reduce the last free axes (`axis`: one or several); `negate` gives minus the result."""
+    if negate and op.kind == "bitwise":
+        refuse("value", "negate", f"False: {op.name} has no sign", negate)
     groups = dst.free
     values = data.read("data") if op.kind == "bitwise" else data.read32("data")
     result = op.reduce(values.reshape(data.shape[0] * groups, -1)).reshape(dst.shape)
@@ -143,6 +146,9 @@ def tensor_scalar_cumulative(
     `imm1`, `reduce` goes on from the register.
     """
     values = op0(rows(src, "src"), column(imm0, "imm0", src.shape[0]))
+    if reduce_cmd in (commands.idle, commands.reset):
+        expected = "reset_reduce, reduce or load_reduce: each element is the register's value"
+        refuse("value", "reduce_cmd", expected, reduce_cmd.name)
     initial = None if imm1 is None else column(imm1, "imm1", src.shape[0])
     register = started(V, reduce_cmd, op1, src, initial)
     steps = np.ascontiguousarray(values.T)
@@ -190,7 +196,7 @@ def tensor_scalar_reduce(
     G,
     dst=Operand("write", SBUF, max_partitions=1),
     data=Operand("read", SBUF),
-    operators={"op": REDUCTIONS | BIT_REDUCTIONS},
+    operators={"op": REDUCTIONS | BIT_REDUCTIONS | {"average"}},
     checks=[checks.bitwise_integers("op", operands=("data", "dst"))],
 )
 def tensor_partition_reduce(dst: NkiTensor, op: Operator, data: NkiTensor) -> None:

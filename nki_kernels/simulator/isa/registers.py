@@ -32,7 +32,7 @@ def started(
         here[:, 0] = IDENTITY[op.name if op is not None else "add"]
     elif command is reduce_cmd.load_reduce:
         if initial is None:
-            refuse("value", "reduce_init", "a value for load_reduce", None)
+            refuse("value", "reduce_cmd", "an initial value for load_reduce", "none")
         here[:, 0] = np.asarray(initial).reshape(-1)
     elif not here[:, 1].all() and command is reduce_cmd.reduce:
         refuse("accumulate-undefined", "reduce_cmd", "reset_reduce first", command.name)

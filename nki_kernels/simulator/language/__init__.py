@@ -3,6 +3,7 @@
 from typing import Any
 
 from nki_kernels.simulator.context import refuse
+from nki_kernels.simulator.dtypes import Dtype as DType
 from nki_kernels.simulator.dtypes import (
     bfloat16,
     bool_,
@@ -26,6 +27,16 @@ from nki_kernels.simulator.dtypes import (
 )
 from nki_kernels.simulator.errors import NkiNameError
 from nki_kernels.simulator.isa.enums import get_nc_version, nc_version
+from nki_kernels.simulator.language.composites import (
+    all,
+    dropout,
+    gather_flattened,
+    rand,
+    random_seed,
+    rms_norm,
+    softmax,
+    var,
+)
 from nki_kernels.simulator.language.control import (
     NKIObject,
     affine_range,
@@ -38,16 +49,30 @@ from nki_kernels.simulator.language.control import (
     sequential_range,
     static_range,
     tile_size,
+    while_loop,
 )
 from nki_kernels.simulator.language.creation import (
     empty_like,
     full,
+    is_hbm,
+    is_on_chip,
+    is_psum,
+    is_sbuf,
     ndarray,
     ones,
     shared_constant,
     shared_identity_matrix,
     zeros,
     zeros_like,
+)
+from nki_kernels.simulator.language.grids import (
+    NkiBlockGrid,
+    NkiGrid,
+    NkiTileGrid,
+    alloc_blocks,
+    alloc_tiles,
+    blocks,
+    tiles,
 )
 from nki_kernels.simulator.language.wrappers import (
     broadcast_to,
@@ -74,6 +99,7 @@ from nki_kernels.simulator.views import ds
 sbuf, psum, hbm = Buffer.sbuf, Buffer.psum, Buffer.hbm
 shared_hbm, private_hbm = Buffer.shared_hbm, Buffer.private_hbm
 MemoryRegion, tensor = Buffer, NkiTensor
+range = affine_range
 globals().update(FUNCTIONS)  # nl.add, nl.exp ...: the operators of `alu`
 
 REMOVED = {
@@ -94,7 +120,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'nki.language' has no attribute {name!r}")
 
 
-__all__ = ["MemoryRegion", "NKIObject", "NkiNameError", "NkiScalar", "NkiTensor"]
+__all__ = ["DType", "MemoryRegion", "NKIObject", "NkiBlockGrid", "NkiGrid", "NkiNameError"]
+__all__ += [
+    "NkiScalar",
+    "NkiTensor",
+    "NkiTileGrid",
+    "alloc_blocks",
+    "alloc_tiles",
+    "blocks",
+    "tiles",
+]
 __all__ += ["VirtualRegister", "affine_range", "bfloat16", "bool_", "broadcast_to", "device_print"]
 __all__ += ["ds", "dynamic_range", "empty_like", "expand_dims", "float16", "float32"]
 __all__ += ["float4_e2m1fn_x4", "float8_e4m3", "float8_e4m3fn", "float8_e4m3fn_x4", "float8_e5m2"]
@@ -104,4 +139,6 @@ __all__ += ["min", "nc_version", "ndarray", "no_reorder", "num_programs", "ones"
 __all__ += ["prod", "program_id", "program_ndim", "psum", "sbuf", "sequential_range"]
 __all__ += ["shared_constant", "shared_hbm", "shared_identity_matrix", "static_range", "store"]
 __all__ += ["sum", "tensor", "tfloat32", "tile_size", "transpose", "uint8", "uint16", "uint32"]
-__all__ += ["where", "zeros", "zeros_like"]
+__all__ += ["where", "while_loop", "zeros", "zeros_like"]
+__all__ += ["all", "dropout", "gather_flattened", "is_hbm", "is_on_chip", "is_psum", "is_sbuf"]
+__all__ += ["rand", "random_seed", "range", "rms_norm", "softmax", "var"]

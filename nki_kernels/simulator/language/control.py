@@ -3,8 +3,10 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self
 
 from nki_kernels.simulator import context
@@ -15,54 +17,116 @@ from nki_kernels.simulator.scalars import NkiScalar, RuntimeScalar, VirtualRegis
 affine_range = sequential_range = static_range = range
 
 
-def _bound(value: Any) -> int:
-    return value.value if isinstance(value, RuntimeScalar) else int(value)
+LoopBound = int | RuntimeScalar
+
+
+def _indices(op: str, lower: LoopBound, upper: LoopBound, step: int) -> range:
+    """The indices of a run-time loop."""
+    if not isinstance(step, int) or step < 1:
+        refuse("value", "step", "a compile-time int above 0", repr(step), op)
+    bounds = []
+    for name, value in (("lower", lower), ("upper", upper)):
+        if isinstance(value, RuntimeScalar) and value.bits > 32:
+            refuse("dtype", name, "32 bits", f"an NkiScalar of {value.bits}", op)
+        if not isinstance(value, (Integral, RuntimeScalar)):
+            refuse("dtype", name, "an int, a register or an NkiScalar", repr(value), op)
+        bounds.append(value.value if isinstance(value, RuntimeScalar) else int(value))
+    return range(bounds[0], bounds[1], step)
 
 
 def fori_loop(
-    lower: int | RuntimeScalar,
-    upper: int | RuntimeScalar,
+    lower: LoopBound,
+    upper: LoopBound,
     body_fun: Callable[[RuntimeScalar], None],
     step: int = 1,
 ) -> None:
     """Run `body_fun(i)` for lower <= i < upper. The index is a run-time value: an `NkiScalar` in
     0.7 unless a bound is a register, a `VirtualRegister` before."""
+    _since_0_6("fori_loop")
     registers = any(isinstance(bound, VirtualRegister) for bound in (lower, upper))
     kind = VirtualRegister if registers or context.current().nki < "0.7" else NkiScalar
+    indices = _indices("fori_loop", lower, upper, step)
     context.enter_loop("fori_loop")
     try:
-        for index in range(_bound(lower), _bound(upper), step):
+        for index in indices:
             body_fun(kind(index))
+            context.next_iteration()
     finally:
         context.leave_loop()
 
 
+def while_loop(
+    init: VirtualRegister, body_fun: Callable[[VirtualRegister], VirtualRegister]
+) -> None:
+    """Run `register = body_fun(register)` while the register is not 0; not once if it starts so.
+
+    The body gets a copy: only what it returns counts. Refused after `session(loop_limit=...)`
+    iterations.
+    """
+    _since_0_6("while_loop")
+    register, iterations = _condition(init, "init"), 0
+    context.enter_loop("while_loop")
+    try:
+        while register.value != 0:
+            context.refuse_endless(iterations, "while_loop")
+            register = _condition(body_fun(VirtualRegister(register.value)), "body_fun")
+            context.next_iteration()
+            iterations += 1
+    finally:
+        context.leave_loop()
+
+
+def _condition(value: Any, argument: str) -> VirtualRegister:
+    if not isinstance(value, VirtualRegister):
+        expected = "a register of nisa.register_alloc"
+        if argument == "body_fun":
+            expected = "a body that returns the next condition, a register"
+        refuse("dtype", argument, expected, repr(value), "while_loop")
+    return value  # type: ignore[no-any-return]
+
+
+def _since_0_6(name: str) -> None:
+    if context.current().nki < "0.6":
+        got = f"NKI {context.current().nki}"
+        refuse("nki-version", "", "NKI 0.6 or newer; nl.dynamic_range before", got, name)
+
+
 def dynamic_range(
-    start: int | RuntimeScalar, stop: int | RuntimeScalar | None = None, step: int = 1
+    start: LoopBound, stop: LoopBound | None = None, step: int = 1
 ) -> Iterator[VirtualRegister]:
     """A run-time loop of the parser (NKI 0.3-0.6); use `fori_loop` from 0.6 on."""
     if context.current().frontend == "tracer":
         refuse("nki-version", "", "nl.fori_loop", "the tracer of NKI 0.7", "dynamic_range")
     first, last = (0, start) if stop is None else (start, stop)
-    return _counted(range(_bound(first), _bound(last), step))
+    return _counted(_indices("dynamic_range", first, last, step))
 
 
 def _counted(indices: range) -> Iterator[VirtualRegister]:
     context.enter_loop("dynamic_range")
     try:
-        yield from map(VirtualRegister, indices)
+        for index in indices:
+            yield VirtualRegister(index)
+            context.next_iteration()
     finally:
         context.leave_loop()
 
 
-def program_id(axis: int) -> int:
+def program_id(axis: int = 0) -> int:
     """Which core of the launch grid this is."""
+    _only_axis("axis", axis, "program_id")
     return context.core().index
 
 
-def num_programs(axes: int | None = None) -> int:
+def num_programs(axes: int | Sequence[int] | None = None) -> int:
     """Cores of the launch grid."""
+    for axis in axes if isinstance(axes, (list, tuple)) else [axes]:
+        _only_axis("axes", axis, "num_programs")
     return context.core().count
+
+
+def _only_axis(argument: str, axis: Any, op: str) -> None:
+    if axis not in (0, None):
+        refuse("value", argument, "0: a launch grid has one dimension", axis, op)
 
 
 def program_ndim() -> int:
@@ -133,5 +197,13 @@ class NKIObject:
         return super().__new__(cls)
 
 
-def no_reorder() -> None:
-    """A hint to the compiler; without effect here."""
+@contextmanager
+def no_reorder() -> Iterator[None]:
+    """Instructions of the block start in program order, on all engines together."""
+    core = context.core()
+    outermost, core.in_order = not core.in_order, True
+    try:
+        yield
+    finally:
+        if outermost:
+            core.in_order, core.previous = False, None

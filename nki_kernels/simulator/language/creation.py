@@ -40,8 +40,7 @@ def ndarray(
     if not isinstance(dtype, Dtype):
         refuse("raw-dtype", "dtype", f"nl.{kind}", repr(dtype), "ndarray")
     core, session = context.core(), context.current()
-    if not isinstance(buffer, Buffer):
-        refuse("enum", "buffer", "nl.sbuf, nl.psum, nl.hbm ...", repr(buffer), "ndarray")
+    buffer = _buffer(buffer, "ndarray")
     extents = (shape,) if isinstance(shape, int) else tuple(shape)
     if not extents or not all(isinstance(n, (int, np.integer)) and n > 0 for n in extents):
         refuse("shape", "shape", "positive ints", extents, "ndarray")
@@ -52,6 +51,7 @@ def ndarray(
     if buffer.on_chip:
         _check_tile(session, extents, kind, buffer, name)
     storage = Storage.empty(buffer, rows, count // rows, kind, name, kernel_line())
+    storage.loop = core.loop.number if core.loop is not None else None
     if buffer.on_chip:
         session.ledger.allocate(storage, core.index)
     dense = reshaped_strides((count,), (1,), extents)
@@ -86,6 +86,32 @@ def _check_tile(
         rule = "sbuf-capacity" if sbuf else "psum-capacity"
         got = f"{bytes_} for {shape} {dtype}{' ' + name if name else ''}"
         refuse(rule, "shape", f"<= {limit} bytes per partition", got, "ndarray")
+
+
+def is_sbuf(buffer: Buffer) -> bool:
+    """Whether a buffer is SBUF."""
+    return _buffer(buffer, "is_sbuf") is Buffer.sbuf
+
+
+def is_psum(buffer: Buffer) -> bool:
+    """Whether a buffer is PSUM."""
+    return _buffer(buffer, "is_psum") is Buffer.psum
+
+
+def is_hbm(buffer: Buffer) -> bool:
+    """Whether a buffer is one of the three kinds of HBM."""
+    return not _buffer(buffer, "is_hbm").on_chip
+
+
+def is_on_chip(buffer: Buffer) -> bool:
+    """Whether a buffer is SBUF or PSUM."""
+    return _buffer(buffer, "is_on_chip").on_chip
+
+
+def _buffer(value: Any, op: str) -> Buffer:
+    if not isinstance(value, Buffer):
+        refuse("enum", "buffer", "nl.sbuf, nl.psum, nl.hbm ...", repr(value), op)
+    return value  # type: ignore[no-any-return]
 
 
 def full(
@@ -137,22 +163,29 @@ def empty_like(
     return ndarray(x.shape, dtype or x.dtype, buffer=buffer or x.buffer, name=name)
 
 
-def _constant(array: Any, dtype: Dtype, dst: NkiTensor | None) -> NkiTensor:
-    """An array of the program itself in SBUF; loading it is not part of the kernel's work."""
-    values = np.asarray(array)
-    tensor = ndarray(values.shape, dtype, buffer=Buffer.sbuf) if dst is None else dst
-    tensor.write(values)
-    return tensor
-
-
 def shared_constant(constant: Any, dtype: Any = None) -> NkiTensor:
-    """A numpy array, or the path of an .npy file, as an SBUF tile."""
-    array = np.load(constant, allow_pickle=False) if isinstance(constant, (str, Path)) else constant
-    return _constant(array, dtype_of(dtype or np.asarray(array).dtype, "shared_constant"), None)
+    """A numpy array, or the path of an .npy file, in shared HBM; the same on every core."""
+    file = isinstance(constant, (str, Path))
+    array = np.asarray(np.load(constant, allow_pickle=False) if file else constant)
+    kind = dtype_of(dtype or array.dtype, "shared_constant")
+    tensor = ndarray(array.shape, kind, buffer=Buffer.shared_hbm)
+    values = dtypes.cast(array, kind)
+    if tensor.is_defined() and values.tobytes() != tensor.array().tobytes():  # the other core's
+        expected = "the same data on every core"
+        refuse("value", "constant", expected, "other data than before", "shared_constant")
+    tensor.write(values)
+    tensor.storage.is_input = True
+    return tensor
 
 
 def shared_identity_matrix(
     n: int, dtype: Any = dtypes.uint8, dst: NkiTensor | None = None
 ) -> NkiTensor:
-    """The n x n identity as an SBUF tile; uint8 unless asked otherwise."""
-    return _constant(np.eye(n, dtype=np.float32), dtype_of(dtype, "shared_identity_matrix"), dst)
+    """The n x n identity as an SBUF tile; uint8 unless asked otherwise.
+
+    It is part of the program: loading it is not part of the kernel's work.
+    """
+    kind = dtype_of(dtype, "shared_identity_matrix")
+    tensor = ndarray((n, n), kind, buffer=Buffer.sbuf) if dst is None else dst
+    tensor.write(np.eye(n, dtype=np.float32))
+    return tensor

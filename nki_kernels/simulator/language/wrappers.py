@@ -14,7 +14,7 @@ from nki_kernels.simulator.memory import Buffer
 from nki_kernels.simulator.operators import FUNCTIONS, NlFunction
 from nki_kernels.simulator.tensor import NkiTensor
 
-ADD, MULTIPLY = FUNCTIONS["add"], FUNCTIONS["multiply"]
+ADD, MULTIPLY, NOT_EQUAL = (FUNCTIONS[name] for name in ("add", "multiply", "not_equal"))
 
 
 def _tile(
@@ -32,9 +32,9 @@ def load(src: NkiTensor, dtype: Any = None) -> NkiTensor:
 
 def load_transpose2d(src: NkiTensor, dtype: Any = None) -> NkiTensor:
     """A 2-d HBM tensor, transposed, as a new SBUF tile."""
-    tile = _tile(src, dtype, (src.shape[1], src.shape[0]))
+    tile = _tile(src, None, (src.shape[1], src.shape[0]))
     isa.dma_transpose(tile, src, axes=(1, 0))
-    return tile
+    return tile if dtype in (None, src.dtype) else copy(tile, dtype)
 
 
 def store(dst: NkiTensor, value: NkiTensor) -> None:
@@ -45,7 +45,7 @@ def store(dst: NkiTensor, value: NkiTensor) -> None:
 
 
 def copy(src: NkiTensor, dtype: Any = None) -> NkiTensor:
-    """A copy in a new SBUF tile."""
+    """A copy in a new SBUF tile, bit exact unless the dtype changes."""
     tile = _tile(src, dtype)
     isa.tensor_copy(tile, src)
     return tile
@@ -74,8 +74,10 @@ def elementwise(function: NlFunction, operands: tuple[Any, ...], dtype: Any = No
 
 
 def _unary(function: NlFunction, x: NkiTensor, dtype: Any) -> NkiTensor:
-    tile = _tile(x, dtype)
     name = function.operator.name
+    if name == "copy":
+        return copy(x, dtype)
+    tile = _tile(x, dtype)
     if name == "negative":
         isa.tensor_scalar(tile, x, op0=MULTIPLY, operand0=-1.0)
     elif name == "reciprocal":
@@ -138,9 +140,13 @@ def matmul(x: NkiTensor, y: NkiTensor, transpose_x: bool = False) -> NkiTensor:
 
 def transpose(x: NkiTensor, dtype: Any = None) -> NkiTensor:
     """Partition axis and (flattened) free axes swapped, as a PSUM tile."""
-    tile = _tile(x, dtype, (x.free, x.shape[0]), Buffer.psum)
+    tile = _tile(x, None, (x.free, x.shape[0]), Buffer.psum)
     isa.nc_transpose(tile, x)
-    return tile
+    if dtype in (None, x.dtype):
+        return tile
+    cast = _tile(tile, dtype, buffer=Buffer.psum)
+    isa.tensor_copy(cast, tile)
+    return cast
 
 
 def where(condition: NkiTensor, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
@@ -156,7 +162,8 @@ def where(condition: NkiTensor, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
             isa.memset(value, float(number) if tile.dtype.is_float else int(number))
         picked.append(value)
     isa.tensor_copy(tile, picked[1])
-    mask = condition if condition.dtype.kind == "uint" else copy(condition, dtypes.uint8)
+    unsigned = condition.dtype.kind == "uint"
+    mask = condition if unsigned else elementwise(NOT_EQUAL, (condition, 0.0), dtypes.uint8)
     isa.tensor_copy_predicated(tile, picked[0], mask)
     return tile
 

@@ -12,6 +12,7 @@ from typing import Any
 from nki_kernels.simulator.lint.sources import Finding, Source
 
 MAKES = {"scalar_load", "register_alloc"}
+LOOPS = {"fori_loop", "while_loop"}
 NEEDS_A_VALUE = {"bool", "float", "int", "range"}
 
 
@@ -38,7 +39,7 @@ def _run_time_names(root: ast.AST) -> set[str]:
     bodies = {
         argument.id
         for node in ast.walk(root)
-        if _called(node) == "fori_loop" and isinstance(node, ast.Call)
+        if _called(node) in LOOPS and isinstance(node, ast.Call)
         for argument in [*node.args, *(word.value for word in node.keywords)]
         if isinstance(argument, ast.Name)
     }

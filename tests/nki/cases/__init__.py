@@ -2,17 +2,21 @@
 
 from tests.nki.cases import (
     activation,
+    chance,
+    dtype_pairs,
+    edges,
     elementwise,
     gpsimd,
     matmul,
     movement,
     mx,
+    operators,
     reductions,
+    registers,
     selection,
+    transfers,
 )
 
-CASES = [
-    case
-    for family in (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
-    for case in family.CASES
-]
+FAMILIES = (elementwise, activation, reductions, movement, matmul, selection, gpsimd, mx)
+ACROSS = (operators, dtype_pairs, registers, edges, transfers, chance)
+CASES = [case for family in FAMILIES + ACROSS for case in family.CASES]

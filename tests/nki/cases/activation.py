@@ -1,6 +1,5 @@
 """ScalarE's functions, with scale, bias and row sums."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from tests.nki.cases.base import (
     COLUMN2,
     LIKE,
     OPS64,
-    POSITIVE,
     N,
     P,
     Y,
@@ -21,48 +19,8 @@ from tests.nki.cases.base import (
     case,
     op,
 )
+from tests.nki.cases.functions import ARGUMENTS, FUNCTIONS64
 from tests.nki.harness import Out
-
-
-def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
-erf = np.vectorize(math.erf)
-
-
-PHI = {"x": lambda x: 0.5 * (1 + erf(x / math.sqrt(2)))}["x"]
-
-
-FUNCTIONS64: dict[str, Any] = {
-    "copy": lambda x: x,
-    "exp": np.exp,
-    "square": lambda x: x * x,
-    "sigmoid": sigmoid,
-    "silu": lambda x: x * sigmoid(x),
-    "softplus": lambda x: np.logaddexp(0, x),
-    "tanh": np.tanh,
-    "relu": lambda x: np.where(x > 0, x, 0),
-    "sign": np.sign,
-    "erf": erf,
-    "abs": abs,
-    "arctan": np.arctan,
-    "gelu": lambda x: x * PHI(x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
-    "gelu_apprx_tanh": lambda x: (
-        x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
-    ),
-    "gelu_apprx_sigmoid": lambda x: x * sigmoid(1.702 * x),
-    "reciprocal": lambda x: 1 / x,
-    "sin": lambda x: np.where(abs(x) <= math.pi, np.sin(x), np.nan),
-}
-
-
-POSITIVE_FUNCTIONS64: dict[str, Any] = {
-    "log": np.log,
-    "sqrt": np.sqrt,
-    "rsqrt": lambda x: x**-0.5,
-}
 
 
 def step64(name: str, x: Any, operand: Any, reverse: bool) -> Any:
@@ -75,22 +33,35 @@ CASES = [
     *(
         case(
             f"activation-{name}",
-            {"a": np.clip(Z, -3.14, 3.14) if name == "sin" else Z},
+            {"a": ARGUMENTS.get(name, Z)},
             LIKE,
             lambda t, name=name: nisa.activation(t.dst, op(name), t.a),
-            lambda a, name=name: FUNCTIONS64[name](a),
+            lambda a, f=f: f(a),
         )
-        for name in FUNCTIONS64
+        for name, f in FUNCTIONS64.items()
     ),
     *(
         case(
-            f"activation-{name}",
-            {"a": POSITIVE},
-            LIKE,
-            lambda t, name=name: nisa.activation(t.dst, op(name), t.a),
-            lambda a, name=name: POSITIVE_FUNCTIONS64[name](a),
+            f"activation_reduce-{name}",
+            {"a": ARGUMENTS.get(name, Z)},
+            {"dst": LIKE, "total": Out((P, 1))},
+            lambda t, name=name: nisa.activation_reduce(t.dst, op(name), t.a, nl.add, t.total),
+            lambda a, f=f: (f(a), f(a).sum(1, keepdims=True)),
         )
-        for name in POSITIVE_FUNCTIONS64
+        for name, f in FUNCTIONS64.items()
+    ),
+    *(
+        case(
+            f"activate2-{name}",
+            {"a": ARGUMENTS.get(name, Z)},
+            LIKE,
+            lambda t, name=name: nisa.activate2(
+                *(t.dst, op(name), t.a, 0.0, 0.0, nl.bypass, nl.bypass)
+            ),
+            lambda a, f=f: f(a),
+            target="trn3",
+        )
+        for name, f in FUNCTIONS64.items()
     ),
     case(
         "activation-scale-and-bias-tiles",
@@ -105,6 +76,30 @@ CASES = [
         LIKE,
         lambda t: nisa.activation(t.dst, nl.tanh, t.a, bias=t.b, scale=-0.5),
         lambda a, b: np.tanh(a * -0.5 + b),
+    ),
+    *(
+        case(
+            f"{name}-engine={engine}",
+            {"a": Y},
+            LIKE,
+            lambda t, call=call, engine=engine: call(t, getattr(nisa.engine, engine)),
+            lambda a: np.exp(a),
+            target="trn3",
+        )
+        for name, call in {
+            "activation": lambda t, engine: nisa.activation(t.dst, nl.exp, t.a, engine=engine),
+            "activate2": lambda t, engine: nisa.activate2(
+                *(t.dst, nl.exp, t.a, 0.0, 0.0, nl.bypass, nl.bypass), engine=engine
+            ),
+        }.items()
+        for engine in ("scalar", "gpsimd")
+    ),
+    case(
+        "activation_reduce-scale-and-bias",
+        {"a": Y, "s": COLUMN, "b": COLUMN2},
+        {"dst": LIKE, "total": Out((P, 1))},
+        lambda t: nisa.activation_reduce(t.dst, nl.tanh, t.a, nl.add, t.total, bias=t.b, scale=t.s),
+        lambda a, s, b: (np.tanh(a * s + b), np.tanh(a * s + b).sum(1, keepdims=True)),
     ),
     case(
         "activation_reduce",
@@ -146,14 +141,14 @@ CASES = [
             {"a": Y, "c": COLUMN2, "d": COLUMN},
             LIKE,
             lambda t, op0=op0, op1=op1, r0=r0, r1=r1, kind=kind: nisa.activate2(
-                *(t.dst, nl.square, t.a),
+                *(t.dst, nl.tanh, t.a),
                 *((t.c, t.d) if kind == "tile" else (1.5, -0.25)),
                 *(op(op0), op(op1)),
                 reverse0=r0,
                 reverse1=r1,
             ),
             lambda a, c, d, op0=op0, op1=op1, r0=r0, r1=r1, kind=kind: (
-                lambda x, y: step64(op1, step64(op0, a, x, r0), y, r1) ** 2
+                lambda x, y: np.tanh(step64(op1, step64(op0, a, x, r0), y, r1))
             )(*((c, d) if kind == "tile" else (1.5, -0.25))),
             target="trn3",
         )

@@ -38,11 +38,58 @@ class Case:
     call: Callable[[Any], Any]
     expected: Callable[..., Any]  # of the inputs in float64: an array, or one per output
     options: dict[str, Any]
+    exact: bool = False  # floats too are compared exactly
+
+    @property
+    def op(self) -> str:
+        return self.id.split("-")[0]
 
 
-def case(id: str, inputs: Any, outputs: Any, call: Any, expected: Any, **options: Any) -> Case:
+def case(
+    id: str,
+    inputs: Any,
+    outputs: Any,
+    call: Any,
+    expected: Any,
+    *,
+    exact: bool = False,
+    **options: Any,
+) -> Case:
     named = outputs if isinstance(outputs, dict) else {"dst": outputs}
-    return Case(id, inputs, named, call, expected, options)
+    return Case(id, inputs, named, call, expected, options, exact)
+
+
+FORMATS = {  # bits of mantissa, least exponent, largest number, what lies beyond it
+    nl.float32: (23, -126, (2 - 2.0**-23) * 2.0**127, np.inf),
+    nl.tfloat32: (10, -126, (2 - 2.0**-10) * 2.0**127, np.inf),
+    nl.bfloat16: (7, -126, (2 - 2.0**-7) * 2.0**127, np.inf),
+    nl.float16: (10, -14, 65504, np.inf),
+    nl.float8_e4m3: (3, -6, 240, np.inf),
+    nl.float8_e4m3fn: (3, -6, 448, np.nan),
+    nl.float8_e5m2: (2, -14, 57344, np.inf),
+}
+LIMITS = {  # of the integers
+    nl.int8: (-(2**7), 2**7 - 1),
+    nl.int16: (-(2**15), 2**15 - 1),
+    nl.int32: (-(2**31), 2**31 - 1),
+    nl.uint8: (0, 2**8 - 1),
+    nl.uint16: (0, 2**16 - 1),
+    nl.uint32: (0, 2**32 - 1),
+}
+DTYPES = (*FORMATS, *LIMITS, nl.bool_)  # of a tile
+
+
+def stored(values: Any, dtype: Any) -> Any:
+    """float64 -> what a tile of the dtype keeps of it: nearest, ties to even; integers saturate."""
+    values = np.asarray(values, np.float64)
+    if dtype in LIMITS:
+        return np.clip(np.where(np.isnan(values), 0, np.rint(values)), *LIMITS[dtype])
+    if dtype == nl.bool_:
+        return values != 0
+    mantissa, least, largest, beyond = FORMATS[dtype]
+    unit = 2.0 ** (np.maximum(np.frexp(values)[1] - 1, least) - mantissa)
+    rounded = np.rint(values / unit) * unit
+    return np.where(abs(rounded) > largest, np.copysign(beyond, values), rounded)
 
 
 LIKE = Out((P, N))

@@ -24,7 +24,7 @@ from tests.nki.cases.base import (
     op,
     whole,
 )
-from tests.nki.harness import Out, Psum
+from tests.nki.harness import In, Out
 
 CASES = [
     case(
@@ -79,7 +79,7 @@ CASES = [
     ),
     case(
         "tensor_tensor-psum-operand-bf16-result",
-        {"a": Psum(X), "b": Y.astype(BF16)},
+        {"a": In(X, nl.psum), "b": Y.astype(BF16)},
         Out((P, N), nl.bfloat16),
         lambda t: nisa.tensor_tensor(t.dst, t.a, t.b, op=nl.add),
         lambda a, b: a + b,
@@ -117,6 +117,28 @@ CASES = [
         Out((P, N), nl.int32),
         lambda t: nisa.tensor_scalar(t.dst, t.a, nl.bitwise_and, 15, op1=nl.left_shift, operand1=2),
         lambda a: (a.astype(int) & 15) << 2,
+    ),
+    *(
+        case(
+            f"tensor_scalar-{'-'.join(names)}-on-{engine}",
+            {"a": POSITIVE},
+            LIKE,
+            lambda t, engine=engine, names=names, values=values: nisa.tensor_scalar(
+                *(t.dst, t.a, op(names[0]), values[0]),
+                op1=op(names[1]) if len(names) > 1 else None,
+                operand1=values[1] if len(names) > 1 else None,
+                engine=getattr(nisa.engine, engine),
+            ),
+            meaning,
+        )
+        for engine, names, values, meaning in [
+            ("scalar", ("multiply", "add"), (3.0, -2.0), lambda a: 3 * a - 2),
+            ("scalar", ("multiply",), (3.0,), lambda a: 3 * a),
+            ("scalar", ("add",), (-2.0,), lambda a: a - 2),
+            ("vector", ("subtract", "divide"), (3.0, -2.0), lambda a: (a - 3) / -2),
+            ("vector", ("rsqrt",), (None,), lambda a: a**-0.5),
+            ("gpsimd", ("rsqrt",), (0,), lambda a: a**-0.5),
+        ]
     ),
     case(
         "tensor_scalar-without-op1",

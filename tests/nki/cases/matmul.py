@@ -111,6 +111,26 @@ CASES = [
         ],
         lambda a, b: a.T @ b,
     ),
+    *(
+        case(
+            f"nc_matmul-is_transpose-of-{np.dtype(kind).name}",
+            {"a": normal(30, 20).astype(kind), "i": np.eye(30).astype(kind)},
+            Out((20, 30), dtype, buffer=nl.psum),
+            lambda t: nisa.nc_matmul(t.dst, t.a, t.i, is_transpose=True),
+            lambda a, i: a.T,
+            exact=True,
+        )
+        for kind, dtype in [(BF16, nl.bfloat16), (np.float16, nl.float16)]
+    ),
+    case(
+        "nc_matmul-hints-of-zeros-and-ones-change-nothing",
+        {"a": np.eye(P, 24, dtype=np.float32), "b": whole(P, 50, low=0, high=2).astype("f4")},
+        Out((24, 50), buffer=nl.psum),
+        lambda t: nisa.nc_matmul(
+            t.dst, t.a, t.b, is_stationary_onezero=True, is_moving_onezero=True
+        ),
+        lambda a, b: a.T @ b,
+    ),
     case(
         "nc_matmul-psum-bf16-accumulates-on-gen4",
         {"a": normal(P, 24).astype(BF16), "b": normal(P, 50).astype(BF16)},

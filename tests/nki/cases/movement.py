@@ -4,8 +4,8 @@ import numpy as np
 
 from nki_kernels.simulator import isa as nisa
 from nki_kernels.simulator import language as nl
-from tests.nki.cases.base import U8, N, P, X, case, whole
-from tests.nki.harness import Out
+from tests.nki.cases.base import U8, N, P, X, case, stored, whole
+from tests.nki.harness import In, Out
 
 CASES = [
     *(
@@ -62,6 +62,33 @@ CASES = [
             lambda p, value=value, old=old: np.where(p != 0, value, old),
         )
         for dtype, value, old in [(nl.float32, 2.5, -7.0), (nl.int32, 2**30 + 1, -7)]
+    ),
+    *(
+        case(
+            f"tensor_copy-{'psum' if psum else 'sbuf'}-on-{engine}",
+            {"a": In(X, nl.psum if psum else nl.sbuf)},
+            Out((P, N), nl.int8),
+            lambda t, engine=engine: nisa.tensor_copy(
+                t.dst, t.a, engine=getattr(nisa.engine, engine)
+            ),
+            lambda a: stored(a, nl.int8),
+        )
+        for psum in (False, True)
+        for engine in ("vector", "scalar", "gpsimd")
+        if not (psum and engine == "gpsimd")
+    ),
+    *(
+        case(
+            f"memset-on-{engine}",
+            {},
+            {"dst": Out((P, 3)), "whole": Out((P, 3), nl.int32)},
+            lambda t, engine=engine: [
+                nisa.memset(t.dst, -0.25, engine=getattr(nisa.engine, engine)),
+                nisa.memset(t.whole, 2**24 + 1, engine=getattr(nisa.engine, engine)),
+            ],
+            lambda: (np.full((P, 3), -0.25), np.full((P, 3), 2**24 + 1)),
+        )
+        for engine in ("vector", "gpsimd")
     ),
     case(
         "memset",

@@ -117,6 +117,35 @@ CASES = [
             (E4, E4, nl.bfloat16),
         ]
     ),
+    *(
+        case(
+            f"nc_matmul_mx-accumulate={accumulate}",
+            {
+                "a": bytes4(64, 24),
+                "b": bytes4(64, 30),
+                "s": scales(64, 24),
+                "u": scales(64, 30),
+            },
+            Out((24, 30), buffer=nl.psum),
+            lambda t, accumulate=accumulate: [
+                nisa.nc_matmul_mx(
+                    *(t.dst, t.a.view(E4), t.b.view(E5), t.s, t.u),
+                    accumulate=None if first else accumulate,
+                )
+                for first in (True, False)
+            ],
+            lambda a, b, s, u, times=times: (
+                times
+                * np.einsum(
+                    "kmi,kni->mn",
+                    eight(a, "float8_e4m3fn") * spread(s, a),
+                    eight(b, "float8_e5m2") * spread(u, b),
+                )
+            ),
+            target="trn3",
+        )
+        for accumulate, times in [(False, 1), (True, 2)]
+    ),
     case(
         "nc_matmul_mx-of-what-quantize_mx-made",
         {"a": normal(128, 4 * 16).astype(BF16), "b": normal(128, 4 * 20).astype(BF16)},

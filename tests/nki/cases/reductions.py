@@ -1,5 +1,6 @@
 """Reductions, scans and statistics along the free axis."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -155,25 +156,58 @@ CASES = [
         lambda t: nisa.tensor_partition_reduce(t.dst, nl.add, t.a),
         lambda a: a.sum(0, keepdims=True),
     ),
-    case(
-        "bn_stats-and-bn_aggr",
-        {"a": X[:, :39]},
-        {"stats": Out((P, 6)), "dst": Out((P, 2))},
-        lambda t: [nisa.bn_stats(t.stats, t.a), nisa.bn_aggr(t.dst, t.stats)],
-        lambda a: (
-            np.stack(
-                [
-                    value
-                    for part in (a[:, ::2], a[:, 1::2])
-                    for value in (
-                        np.full(P, part.shape[1]),
-                        part.mean(1),
-                        part.var(1) * part.shape[1],
-                    )
-                ],
-                1,
+    *(
+        case(
+            f"tensor_reduce-keepdims={keep}-of-axes-{axis}",
+            {"a": normal(P, 4, 9)},
+            Out(shape),
+            lambda t, axis=axis, keep=keep: nisa.tensor_reduce(
+                t.dst, nl.add, t.a, axis=axis, keepdims=keep
             ),
-            np.stack([a.mean(1), a.var(1)], 1),
-        ),
+            lambda a, axis=axis, shape=shape: a.sum(axis=axis).reshape(shape),
+        )
+        for keep, axis, shape in [
+            *((True, 2, (P, 4, 1)), (True, -1, (P, 4, 1)), (True, (1, 2), (P, 1, 1))),
+            *((False, -1, (P, 4)), (False, (-1, -2), (P, 1))),
+        ]
+    ),
+    *(
+        case(
+            f"bn_stats-of-{width}",
+            {"a": X[:, :width]},
+            Out((P, 6)),
+            lambda t: nisa.bn_stats(t.dst, t.a),
+            lambda a: np.stack([column for half in halves(a) for column in moments(half)], 1),
+        )
+        for width in (39, 40, 1)
+    ),
+    *(
+        case(
+            f"bn_aggr-of-{len(ends) - 1}",
+            {"a": X + 1e3},
+            Out((P, 2)),
+            lambda t, ends=ends: aggregated(t, ends),
+            lambda a: np.stack([a.mean(1), a.var(1)], 1),
+        )
+        for ends in ([0, N], [0, 7, 20, N])
     ),
 ]
+
+
+def halves(a: Any) -> Any:
+    return a[:, ::2], a[:, 1::2]
+
+
+def moments(a: Any) -> list[Any]:
+    """Count, mean, variance * count; zeros for nothing."""
+    count = a.shape[1]
+    if not count:
+        return [np.zeros(len(a))] * 3
+    return [np.full(len(a), count), a.mean(1), a.var(1) * count]
+
+
+def aggregated(t: Any, ends: list[int]) -> None:
+    stats = nl.ndarray((P, 6 * (len(ends) - 1)), nl.float32)
+    for i, (begin, end) in enumerate(itertools.pairwise(ends)):
+        nisa.bn_stats(stats[:, 6 * i : 6 * i + 6], t.a[:, begin:end])
+    nisa.bn_aggr(t.dst, stats)
